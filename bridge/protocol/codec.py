@@ -1,0 +1,171 @@
+"""Frames: many messages in one, headers apart from large payloads.
+
+A frame list as it crosses a socket is `[batch, body, body, ...]`. `batch` is the plain concatenation of
+messages; a message whose payload slot is nil owns the next `body`. Small payloads (<= INLINE_BYTES) ride
+inside their message: one system call then carries up to BATCH_MESSAGES of them.
+
+Everything here is pure: bytes in, messages out, and what could not be read is a value, not an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgpack
+import msgspec
+
+from bridge.protocol.messages import PROTOCOL_VERSION, TYPES, Message
+
+INLINE_BYTES: Final = 8 * 1024
+HEADER_BYTES: Final = 64 * 1024
+BATCH_MESSAGES: Final = 64
+BATCH_BYTES: Final = 256 * 1024
+# The largest batch frame a well-behaved peer sends: a full batch plus one last inline message.
+MAX_BATCH_FRAME_BYTES: Final = BATCH_BYTES + HEADER_BYTES
+
+_encode = msgspec.msgpack.Encoder().encode
+_convert = msgspec.convert
+# Far above any message's fields, far below what makes a small frame a large object.
+_MAX_FIELDS: Final = 64
+_PAYLOAD_SLOT: Final = 3
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """What was read from one frame list.
+
+    messages: in order, up to the first that could not be read. unknown: how many had a type this version
+    does not know (skipped). problem: why reading ended early, else None; the rest of the frame is dropped.
+    request_id: of the message at fault, where it could still be read, else 0.
+    """
+
+    messages: list[Any]
+    unknown: int = 0
+    problem: str | None = None
+    request_id: int = 0
+    wrong_version: bool = False
+
+
+def encode(message: Message) -> tuple[bytes, bytes | None]:
+    """Return the message's head and, if its payload is too large to ride inside, the payload as body."""
+    payload = message.payload
+    if payload is None or len(payload) <= INLINE_BYTES:
+        return _encode(message), None
+    fields = [getattr(message, name) for name in message.__struct_fields__]
+    fields[_PAYLOAD_SLOT] = None
+    return _encode(fields), payload
+
+
+def encode_frames(messages: Iterable[Message]) -> list[list[bytes]]:
+    """Pack messages, in order, into as few frame lists as the batch limits allow."""
+    out: list[list[bytes]] = []
+    heads: list[bytes] = []
+    bodies: list[bytes] = []
+    size = 0
+    for message in messages:
+        head, body = encode(message)
+        weight = len(head) + (len(body) if body is not None else 0)
+        if heads and (len(heads) >= BATCH_MESSAGES or size + weight > BATCH_BYTES):
+            out.append([b"".join(heads), *bodies])
+            heads, bodies, size = [], [], 0
+        heads.append(head)
+        size += weight
+        if body is not None:
+            bodies.append(body)
+    if heads:
+        out.append([b"".join(heads), *bodies])
+    return out
+
+
+def decode(frames: Sequence[bytes], max_payload_bytes: int = 1 << 62) -> Decoded:
+    """Read one frame list.
+
+    A message is refused when it is no array of `[version, type, request_id, payload, ...]`, has another
+    version, fields of the wrong type, or a payload that is missing or larger than `max_payload_bytes`.
+    """
+    if not frames or not frames[0]:
+        return Decoded([], problem="empty frame")
+    batch = frames[0]
+    if len(batch) > MAX_BATCH_FRAME_BYTES:
+        return Decoded([], problem=f"batch frame of {len(batch)} bytes (limit {MAX_BATCH_FRAME_BYTES})")
+    unpacker = msgpack.Unpacker(
+        use_list=True,
+        max_buffer_size=MAX_BATCH_FRAME_BYTES,
+        max_str_len=HEADER_BYTES,
+        max_bin_len=HEADER_BYTES,
+        max_array_len=_MAX_FIELDS,
+        max_map_len=0,
+        max_ext_len=0,
+    )
+    unpacker.feed(batch)
+    return _read(unpacker, frames, len(batch), max_payload_bytes)
+
+
+def _read(unpacker: msgpack.Unpacker, frames: Sequence[bytes], size: int, limit: int) -> Decoded:
+    messages: list[Message] = []
+    unknown = 0
+    next_body = 1
+    consumed = 0
+    fields: Any = None
+    try:
+        for fields in unpacker:
+            before, consumed = consumed, unpacker.tell()
+            if type(fields) is not list or len(fields) <= _PAYLOAD_SLOT:
+                return Decoded(messages, unknown, "not a message array")
+            if fields[0] != PROTOCOL_VERSION:
+                return Decoded(
+                    messages, unknown, f"protocol version {fields[0]!r}, this is {PROTOCOL_VERSION}",
+                    _request_id(fields), wrong_version=True,
+                )  # fmt: skip
+            if consumed - before > HEADER_BYTES + INLINE_BYTES:
+                problem = f"header of {consumed - before} bytes (limit {HEADER_BYTES})"
+                return Decoded(messages, unknown, problem, _request_id(fields))
+            if fields[_PAYLOAD_SLOT] is None:
+                if next_body >= len(frames):
+                    return Decoded(messages, unknown, "payload frame missing", _request_id(fields))
+                fields[_PAYLOAD_SLOT] = body = frames[next_body]
+                next_body += 1
+                if len(body) > limit:
+                    problem = f"payload of {len(body)} bytes (limit {limit})"
+                    return Decoded(messages, unknown, problem, _request_id(fields))
+            elif type(fields[_PAYLOAD_SLOT]) is not bytes:  # msgspec would take text for base64
+                return Decoded(messages, unknown, "bad field: the payload is not bytes", _request_id(fields))
+            kind = TYPES.get(fields[1]) if type(fields[1]) is int else None
+            if kind is None:
+                unknown += 1
+                continue
+            messages.append(_convert(fields, kind))
+        if consumed != size:
+            return Decoded(messages, unknown, "truncated message")
+    except msgspec.ValidationError as exc:
+        return Decoded(messages, unknown, f"bad field: {exc}", _request_id(fields))
+    except Exception as exc:  # noqa: BLE001 - msgpack raises many types on hostile bytes; all mean the same
+        return Decoded(messages, unknown, f"not msgpack: {type(exc).__name__}: {exc}"[:300])
+    if next_body != len(frames):
+        return Decoded(messages, unknown, f"{len(frames) - next_body} frames belong to no message")
+    return Decoded(messages, unknown)
+
+
+def _request_id(fields: list[Any]) -> int:
+    return fields[2] if type(fields[2]) is int and 0 <= fields[2] < 1 << 63 else 0
+
+
+# --- rows -------------------------------------------------------------------------------------
+
+
+def pack_rows(payloads: Iterable[bytes]) -> bytes:
+    """Join encoded argument values into the payload of a request with rows > 1."""
+    return b"".join(payloads)
+
+
+def pack_outcomes(outcomes: Iterable[tuple[int, bytes]]) -> bytes:
+    """Join per-row `(status, payload)` into the payload of a ROWS reply."""
+    return b"".join(map(_encode, outcomes))
+
+
+def unpack_outcomes(payload: bytes) -> list[tuple[int, bytes]]:
+    """Read a ROWS payload. Raises ValueError if it is no sequence of outcomes."""
+    size = len(payload)
+    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=size, max_bin_len=size)
+    unpacker.feed(payload)
+    return list(unpacker)

@@ -1,0 +1,256 @@
+"""The message types of the wire, version 1.
+
+A message is a msgpack array `[version, type, request_id, payload, ...fields]`. Fields are only ever
+appended: a reader ignores trailing fields it does not know and gives missing ones their defaults, so
+versions N and N-1 interoperate. `payload` is opaque to the coordinator: bytes when it rides inside the
+message, nil when it follows as a frame of its own (see `codec`).
+
+The struct is both what travels and what the fleet core handles: it is the event.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+PROTOCOL_VERSION: Final = 1
+
+# Status of a Reply.
+OK: Final = 0
+ERROR: Final = 1
+ROWS: Final = 2  # payload: one `[status, payload]` per argument row, see codec.pack_outcomes
+
+# Flags of a Request.
+FLAG_EVENTS: Final = 1  # the caller wants the Event messages of this request
+FLAG_IDEMPOTENT: Final = 2
+
+# Priorities of a Request.
+PRIORITY_HIGH: Final = 0
+PRIORITY_NORMAL: Final = 1
+PRIORITY_LOW: Final = 2
+
+
+class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, kw_only=True):
+    """What every message starts with. `type` is redefined by each kind and never reused."""
+
+    version: int = PROTOCOL_VERSION
+    type: int = 0
+    request_id: int = 0
+    payload: bytes | None = b""
+
+
+# --- both directions, at the start ------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """First message of a client or a worker. A worker proves itself with the token it was launched with."""
+
+    type: int = 1
+    package_version: str = ""
+    run_id: str = ""
+    pid: int = 0
+    role: str = "client"  # client | worker
+    principal: str = "default"
+    token: bytes = b""
+    worker_id: str = ""
+    pool: str = ""
+    incarnation: int = 0
+
+
+class Welcome(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The coordinator's answer to a Hello it accepts.
+
+    `client_no` is the upper part of every request id of this client (see `request_id_base`).
+    `started_ticks` is the coordinator's start time in /proc/<pid>/stat units: with the pid it names
+    one process for ever.
+    """
+
+    type: int = 2
+    package_version: str = ""
+    run_id: str = ""
+    pid: int = 0
+    started_ticks: int = 0
+    client_no: int = 0
+    message_bytes: int = 0
+    nesting: int = 0
+    max_in_flight: int = 0
+
+
+class Refused(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The coordinator's answer to a Hello it does not accept. payload: an encoded error."""
+
+    type: int = 5
+
+
+# --- requests ---------------------------------------------------------------------------------
+
+
+class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """One call. client -> coordinator, and, with an epoch, coordinator -> worker (then it is an attempt).
+
+    `deadline_ms` is what remains of the deadline when the message is sent; None = the pool's default.
+    `rows` > 1: payload is the concatenation of that many encoded argument values, and the Reply has
+    status ROWS.
+    """
+
+    type: int = 3
+    operation: str
+    pool: str = ""
+    principal: str = ""
+    session: str = ""
+    priority: int = PRIORITY_NORMAL
+    deadline_ms: float | None = None
+    idempotency_key: str = ""
+    epoch: int = 0
+    lm: str = ""
+    traceparent: str = ""
+    parent_request_id: int = 0
+    depth: int = 0
+    rows: int = 1
+    flags: int = 0
+
+
+class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The outcome of an attempt (worker -> coordinator) or of a request (coordinator -> client).
+
+    Times are milliseconds. The worker fills status … cached; the coordinator adds the rest.
+    """
+
+    type: int = 4
+    status: int = OK
+    epoch: int = 0
+    run_ms: float = 0.0
+    lm_calls: int = 0
+    tokens: int = 0
+    cost_usd: float | None = None
+    cached: bool = False
+    worker: str = ""
+    pool: str = ""
+    attempt: int = 0
+    queue_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+class Event(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """Progress of a running request, worker -> coordinator -> client. payload: an encoded mapping."""
+
+    type: int = 9
+    kind: str = ""
+    epoch: int = 0
+    sequence: int = 0
+
+
+class Cancel(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """Ask that a request be cancelled (client -> coordinator) or an attempt stopped (coordinator -> worker)."""
+
+    type: int = 7
+    force: bool = False
+    epoch: int = 0
+
+
+class CancelReply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """What became of a Cancel. stage: queued|running|finished; how: dequeued|cooperative|killed|none|asked."""
+
+    type: int = 8
+    stage: str = ""
+    how: str = ""
+
+
+# --- peers ------------------------------------------------------------------------------------
+
+
+class Bye(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """A client leaves: what it has queued is cancelled, what runs is asked to stop."""
+
+    type: int = 10
+
+
+class Invalid(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """Last word to a peer that is being muted, or the answer to a message that could not be taken.
+
+    payload: an encoded error. `muted`: nothing this peer sends from now on is read.
+    """
+
+    type: int = 6
+    muted: bool = False
+
+
+# --- worker <-> coordinator -------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The worker has booted and takes `slots` concurrent attempts."""
+
+    type: int = 11
+    slots: int = 1
+    boot_ms: float = 0.0
+
+
+class BootFailed(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The worker could not boot and is about to exit. payload: an encoded error with the root traceback."""
+
+    type: int = 12
+
+
+class Heartbeat(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The worker's io thread is alive."""
+
+    type: int = 13
+    rss_bytes: int = 0
+    running: int = 0
+    waiting: int = 0
+
+
+class Recall(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """Give an attempt back unless it has started."""
+
+    type: int = 14
+    epoch: int = 0
+
+
+class Recalled(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The attempt is given back: no user code ran and none will."""
+
+    type: int = 15
+    epoch: int = 0
+
+
+class Started(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """The attempt had started (or finished: then its Reply is on its way) when the Recall came."""
+
+    type: int = 16
+    epoch: int = 0
+
+
+class Stop(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """Finish what has started and exit 0."""
+
+    type: int = 17
+
+
+class Program(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """A program was deployed or removed. payload: an encoded ProgramSpec mapping, or empty = removed."""
+
+    type: int = 18
+    name: str = ""
+    program_version: int = 0
+
+
+# 19-22 are reserved (ToolCall, ToolReply, Pause, Resume). A reader ignores types it does not know.
+TYPES: Final[dict[int, type[Message]]] = {
+    cls.__struct_defaults__[1]: cls
+    for cls in (
+        Hello, Welcome, Request, Reply, Refused, Invalid, Cancel, CancelReply, Event, Bye, Ready,
+        BootFailed, Heartbeat, Recall, Recalled, Started, Stop, Program,
+    )
+}  # fmt: skip
+
+# A request id is `client_no << CLIENT_SHIFT | n`, n counting up from 1: unique in the run, and a client
+# cannot name another's. The coordinator's own requests have client_no 0.
+CLIENT_SHIFT: Final = 40
+
+
+def request_id_base(client_no: int) -> int:
+    """Return the request id below the first one of this client."""
+    return client_no << CLIENT_SHIFT

@@ -1,0 +1,120 @@
+"""The one module that touches ZeroMQ sockets.
+
+`Router` is the coordinator's end, `Dealer` a client's or worker's. Both move frame lists (see
+`protocol.codec`) without blocking; what cannot be sent now is the caller's to keep (see `outbox`).
+Neither object is thread-safe: ZeroMQ sockets belong to whoever holds their lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Final
+
+import zmq
+
+# Counts frames, on each side of a pipe: 64 frames of 64 messages are plenty, and 64 large ones are bounded.
+HIGH_WATER_MARK: Final = 64
+# sockaddr_un.sun_path holds 108 bytes with its terminating NUL.
+IPC_PATH_BYTES: Final = 107
+
+
+class Sent(Enum):
+    """What became of a send."""
+
+    YES = auto()
+    FULL = auto()  # the peer's pipe is at its high-water mark: try again when it is heard, or in 10 ms
+    GONE = auto()  # no such peer
+
+
+def ipc_endpoint(path: str) -> str:
+    """Return the endpoint of a socket file. Raises ValueError if the path is too long for the kernel."""
+    size = len(path.encode())
+    if size > IPC_PATH_BYTES:
+        raise ValueError(f"socket path of {size} bytes, {IPC_PATH_BYTES} are possible: {path}; set a shorter run_dir")
+    return f"ipc://{path}"
+
+
+class Router:
+    """A bound ROUTER that refuses to lie: unknown peers and full pipes are reported, never dropped silently."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, max_frame_bytes: int) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+        self.socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        self.socket.bind(endpoint)
+        self._recv = self.socket.recv_multipart
+        self._send = self.socket.send_multipart
+
+    def receive(self) -> list[bytes] | None:
+        """Return the next `[peer, frame, ...]`, or None when nothing has come."""
+        try:
+            return self._recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def send(self, peer: bytes, frames: Sequence[bytes]) -> Sent:
+        """Try to hand `frames` to `peer`, all or nothing."""
+        try:
+            self._send([peer, *frames], zmq.NOBLOCK)
+        except zmq.Again:
+            return Sent.FULL
+        except zmq.ZMQError as exc:
+            if exc.errno == zmq.EHOSTUNREACH:
+                return Sent.GONE
+            raise
+        return Sent.YES
+
+    def close(self) -> None:
+        """Close at once; what is unsent is dropped."""
+        self.socket.close(linger=0)
+
+
+class Dealer:
+    """A connected DEALER. IMMEDIATE: nothing is accepted for a coordinator that is not there."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, max_frame_bytes: int = -1, linger_ms: int = 0
+    ) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.setsockopt(zmq.LINGER, linger_ms)
+        self.socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+        self.socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        # One coordinator, one run: a path that comes back is another run's.
+        self.socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self.socket.connect(endpoint)
+        self._recv = self.socket.recv_multipart
+        self._send = self.socket.send_multipart
+
+    def fileno(self) -> int:
+        """Return the edge-triggered descriptor: readable means "look at `pending`", not "a message is there"."""
+        return int(self.socket.getsockopt(zmq.FD))
+
+    def pending(self) -> bool:
+        """Return whether a message can be received now (this also re-arms `fileno`)."""
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def receive(self) -> list[bytes] | None:
+        """Return the next frame list, or None when nothing has come."""
+        try:
+            return self._recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def send(self, frames: Sequence[bytes]) -> Sent:
+        """Try to send `frames`, all or nothing. FULL also while not connected."""
+        try:
+            self._send(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return Sent.FULL
+        return Sent.YES
+
+    def close(self) -> None:
+        """Close; what is unsent is dropped after the linger given at the start."""
+        self.socket.close()
