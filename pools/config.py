@@ -1,0 +1,99 @@
+"""What a pool is told at its birth: frozen values, durations in seconds, checked by whoever made them.
+
+Nothing here reads the environment, a file or the machine; `pools.general`, `pools.optimizer` and `pools.neural` say
+what each pool's values are when nobody configures them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartConfig:
+    """Restart intensity: at once below `max_restarts` in `window_s`, beyond it after `backoff_s` (first, longest)."""
+
+    max_restarts: int = 20
+    window_s: float = 30.0
+    backoff_s: tuple[float, float] = (0.1, 30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """One pool, every value settled.
+
+    size: workers; 0 = the pool is off.
+    slots: attempts that a worker runs at once.
+    prefetch: attempts that a worker holds beyond its slots; None = by the operation's median run time.
+    max_queue: rows that may be queued before a request is refused as Overloaded.
+    default_deadline_s: for requests that name none; None = such a request has no deadline.
+    heartbeat_limit_s: a worker not heard for so long is killed.
+    grace_s: from asking a worker to stop to killing it.
+    python: the interpreter of the workers; None = the coordinator's own.
+    env: environment variables of the workers, beside those every worker gets.
+    """
+
+    name: str
+    size: int
+    slots: int
+    default_deadline_s: float | None
+    heartbeat_limit_s: float
+    prefetch: int | None = None
+    launcher: Literal["spawn"] = "spawn"
+    max_queue: int = 1000
+    heartbeat_interval_s: float = 1.0
+    grace_s: float = 5.0
+    restart: RestartConfig = RestartConfig()
+    python: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a pool is sized by: cores this process may use, and GPUs it can see."""
+
+    cores: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolKind:
+    """What makes a pool special: its defaults, its size on a given machine, the operations that are at home in it.
+
+    The size in `defaults` is a placeholder; `on` gives the real one.
+    """
+
+    defaults: PoolConfig
+    size_on: Callable[[Machine], int]
+    operations: frozenset[str] = frozenset()
+
+    def on(self, machine: Machine, *, name: str | None = None) -> PoolConfig:
+        """Return this kind's defaults sized to `machine`, under another name if one is given."""
+        return replace(self.defaults, name=name or self.defaults.name, size=self.size_on(machine))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig:
+    """The fleet: its pools, where operations are at home, how much one client may have in flight.
+
+    homes: operation -> pool; what is not listed is at home in `default_pool`.
+    client_rows: accepted, unsettled rows per client.
+    """
+
+    pools: tuple[PoolConfig, ...]
+    homes: Mapping[str, str] = field(default_factory=dict)
+    default_pool: str = "general"
+    client_rows: int = 4096
+
+    def pool(self, name: str) -> PoolConfig:
+        """Return the pool of this name. Raises KeyError if there is none."""
+        for pool in self.pools:
+            if pool.name == name:
+                return pool
+        raise KeyError(name)
+
+    def home_of(self, operation: str) -> str:
+        """Return the name of the pool an operation runs in when the caller names none."""
+        return self.homes.get(operation, self.default_pool)

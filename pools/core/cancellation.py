@@ -1,0 +1,112 @@
+"""Ending requests early: cancellation, deadlines, clients that leave."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, BridgeError
+from bridge.protocol.messages import Bye, Cancel, CancelReply, Recall
+from pools.core.entries import ASKED, FORCED, ClientEntry, RequestEntry, WorkerEntry
+from pools.core.events import ClientGone, Kill
+from pools.core.settlement import answer_cancel, settle_error
+from pools.core.states import DISPATCHED, QUEUED, SETTLED
+from pools.core.tables import Tables
+
+
+def cancelled_error(entry: RequestEntry) -> BridgeError:
+    """Return the error of a request that was cancelled before it ran."""
+    return BridgeError(CANCELLED, f"{entry.message.operation} was cancelled before it ran")
+
+
+def on_cancel(tables: Tables, message: Cancel, now: float, peer: bytes) -> None:
+    """A client cancels one of its requests. Queued work is certain not to run; running work is asked."""
+    entry = tables.requests.get(message.request_id)
+    if entry is None or entry.client.peer != peer:
+        tables.to_clients.append((peer, CancelReply(request_id=message.request_id, stage="finished", how="none")))
+        return
+    cancel(tables, entry, now, force=message.force)
+
+
+def cancel(tables: Tables, entry: RequestEntry, now: float, *, force: bool) -> None:
+    """Cancel a request, wherever it is. The answer to its client follows when it is known."""
+    entry.cancel = max(entry.cancel, FORCED if force else ASKED)
+    if entry.state == QUEUED:
+        answer_cancel(tables, entry, "queued", "dequeued")
+        settle_error(tables, entry, cancelled_error(entry), now)
+        return
+    worker = entry.worker
+    if worker is None:
+        return
+    if entry.state == DISPATCHED and not worker.started(entry.epoch):
+        _recall(tables, entry, worker)
+    else:
+        stop_attempt(tables, worker, entry.epoch, now)
+
+
+def _recall(tables: Tables, entry: RequestEntry, worker: WorkerEntry) -> None:
+    if not entry.recalled:
+        entry.recalled = True
+        tables.to_workers.append((worker.peer, Recall(request_id=entry.request_id, epoch=entry.epoch)))
+
+
+def stop_attempt(tables: Tables, worker: WorkerEntry, epoch: int, now: float) -> None:
+    """Ask a running attempt to stop at its next boundary; see to it that its slot comes back.
+
+    The worker of an attempt that is out of time, or was cancelled by force, is killed after the grace period. A plain
+    cancellation leaves it time.
+    """
+    entry = worker.attempts[epoch]
+    tables.to_workers.append((worker.peer, Cancel(request_id=entry.request_id, epoch=epoch)))
+    if entry.state == SETTLED or entry.cancel == FORCED:
+        tables.after(now + worker.pool.config.grace_s, partial(_grace_over, worker, epoch))
+
+
+def _grace_over(worker: WorkerEntry, epoch: int, tables: Tables, now: float) -> None:
+    if epoch in worker.attempts and not worker.kill_why:
+        operation = worker.attempts[epoch].message.operation
+        kill(tables, worker, f"{operation} did not stop within {worker.pool.config.grace_s:g} s of being asked")
+
+
+def kill(tables: Tables, worker: WorkerEntry, why: str) -> None:
+    """Have a worker killed; the reason is kept before the signal is sent."""
+    worker.kill_why = why
+    tables.effects.append(Kill(worker.worker_id, why))
+
+
+def expire(tables: Tables, now: float) -> None:
+    """Settle every request whose deadline has passed."""
+    for request_id in tables.deadlines.pop_due(now):
+        entry = tables.requests.get(request_id)
+        if entry is None:
+            continue
+        worker = entry.worker
+        started = worker is not None and (entry.state != DISPATCHED or worker.started(entry.epoch))
+        stage = "running" if started else "queued"
+        error = BridgeError(
+            DEADLINE_EXCEEDED,
+            f"{entry.message.operation} was still {stage} {now - entry.accepted_at:.2f} s after it was accepted",
+            details={"stage": stage},
+        )
+        state = entry.state
+        settle_error(tables, entry, error, now)
+        if worker is None or state == QUEUED:
+            continue
+        if started:
+            stop_attempt(tables, worker, entry.epoch, now)
+        else:
+            _recall(tables, entry, worker)
+
+
+def on_bye(tables: Tables, message: Bye | ClientGone, now: float, peer: bytes) -> None:
+    """A client left: nobody waits for its answers."""
+    client = tables.clients.pop(peer, None)
+    if client is not None:
+        abandon(tables, client, now)
+
+
+def abandon(tables: Tables, client: ClientEntry, now: float) -> None:
+    """Cancel whatever a client has under way."""
+    if not client.in_flight:
+        return
+    for entry in [entry for entry in tables.requests.values() if entry.client is client]:
+        cancel(tables, entry, now, force=False)

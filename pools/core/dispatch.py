@@ -1,0 +1,222 @@
+"""Who runs what, when: least-loaded dispatch within credits, replies, recalls."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bridge.protocol.errors import CANCELLED, BridgeError
+from bridge.protocol.messages import FLAG_EVENTS, Event, Recall, Recalled, Reply, Request, Started
+from pools.core.cancellation import cancelled_error, stop_attempt
+from pools.core.credits import SLOW_MS
+from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
+from pools.core.settlement import answer_cancel, settle, settle_error
+from pools.core.states import DISPATCHED, ON_DISPATCH, ON_RETURN, ON_START, REQUEST_MOVES, RUNNING, SETTLED
+from pools.core.tables import Tables
+
+# Idle workers take queued work from loaded ones only where a run is worth the round trip of a Recall.
+_RECALL_WORTH_MS: Final = SLOW_MS / 4
+# A request that was in the hands of this many workers as they died is not handed to another.
+_MAX_DEATHS: Final = 2
+
+
+def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
+    """Dispatch from the head of the queue while some worker has credit for it."""
+    queue = pool.queue
+    while queue:
+        entry = next(iter(queue.values()))
+        worker = choose(pool, entry)
+        if worker is None:
+            return
+        del queue[entry.request_id]
+        dispatch(tables, entry, worker, now)
+
+
+def choose(pool: PoolEntry, entry: RequestEntry) -> WorkerEntry | None:
+    """Return the ready worker that holds least, or None if none has credit.
+
+    Among equals the one that was given something longest ago, so that idle workers take turns. A worker may take
+    the next message, whatever its rows, while it holds fewer rows than slots + prefetch.
+    """
+    best: WorkerEntry | None = None
+    for worker in pool.ready:
+        if (
+            best is None
+            or worker.held < best.held
+            or (worker.held == best.held and worker.last_epoch < best.last_epoch)
+        ):
+            best = worker
+    if best is None:
+        return None
+    prefetch = pool.config.prefetch
+    credit = pool.slots + (entry.times.prefetch if prefetch is None else prefetch)
+    return best if best.held < credit else None
+
+
+def dispatch(tables: Tables, entry: RequestEntry, worker: WorkerEntry, now: float) -> None:
+    """Send `entry` to `worker` as its next attempt."""
+    pool = entry.pool
+    message = entry.message
+    entry.state = REQUEST_MOVES[entry.state][ON_DISPATCH]
+    pool.queued -= entry.rows
+    pool.in_flight += entry.rows
+    entry.worker = worker
+    entry.epoch = epoch = next(tables.epochs)
+    entry.attempts += 1
+    entry.dispatched_at = now
+    entry.recalled = False
+    worker.last_epoch = epoch
+    worker.attempts[epoch] = entry
+    before = worker.held
+    worker.held = after = before + entry.rows
+    if before <= pool.slots < after:
+        pool.over += 1
+    deadline = entry.deadline
+    tables.to_workers.append(
+        (
+            worker.peer,
+            Request(
+                request_id=entry.request_id,
+                payload=message.payload,
+                operation=message.operation,
+                pool=pool.name,
+                principal=entry.client.principal,
+                session=message.session,
+                deadline_ms=None if deadline is None else (deadline - now) * 1000.0,
+                epoch=epoch,
+                lm=message.lm,
+                traceparent=message.traceparent,
+                depth=message.depth,
+                rows=entry.rows,
+                flags=message.flags,
+            ),
+        )
+    )
+
+
+def release(worker: WorkerEntry, epoch: int) -> RequestEntry | None:
+    """Take an attempt out of its worker's books; None if the worker does not hold it."""
+    entry = worker.attempts.pop(epoch, None)
+    if entry is None:
+        return None
+    slots = worker.pool.slots
+    before = worker.held
+    worker.held = after = before - entry.rows
+    if after <= slots < before and worker in worker.pool.ready:
+        worker.pool.over -= 1
+    return entry
+
+
+def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
+    """An attempt ended. One that is not outstanding at this worker is fenced."""
+    worker = tables.workers_by_peer.get(peer)
+    entry = worker.attempts.get(message.epoch) if worker is not None else None
+    if worker is None or entry is None or entry.request_id != message.request_id:
+        tables.fenced += 1
+        return
+    release(worker, message.epoch)
+    rows = entry.rows
+    worker.requests += rows
+    pool = entry.pool
+    entry.times.add(message.run_ms / rows)
+    if entry.state == SETTLED:
+        tables.fenced += rows  # out of time or cancelled: its caller has been answered
+    else:
+        settle(tables, entry, message, now)
+    if pool.queue:
+        pump(tables, pool, now)
+    elif pool.over and worker.held < pool.slots:
+        _rebalance(tables, pool, worker)
+
+
+def _rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry) -> None:
+    """Ask the most loaded worker to give back the attempt it would start last."""
+    loaded = max(pool.ready, key=lambda worker: worker.held)
+    if loaded is idle or loaded.held <= pool.slots:
+        return
+    for epoch in reversed(loaded.attempts):
+        entry = loaded.attempts[epoch]
+        if entry.recalled or entry.state != DISPATCHED or loaded.started(epoch):
+            continue
+        if (entry.times.median_ms or 0.0) >= _RECALL_WORTH_MS:
+            entry.recalled = True
+            tables.to_workers.append((loaded.peer, Recall(request_id=entry.request_id, epoch=epoch)))
+        return
+
+
+def on_recalled(tables: Tables, message: Recalled, now: float, peer: bytes) -> None:
+    """A worker gave an attempt back: it never ran."""
+    worker = tables.workers_by_peer.get(peer)
+    entry = worker.attempts.get(message.epoch) if worker is not None else None
+    if worker is None or entry is None or entry.state == RUNNING:
+        tables.fenced += 1
+        return
+    release(worker, message.epoch)
+    if entry.state != SETTLED:
+        give_back(tables, entry, now)
+    pump(tables, entry.pool, now)
+
+
+def give_back(tables: Tables, entry: RequestEntry, now: float) -> None:
+    """Return an attempt that provably never ran to the head of the queue, unless nobody wants it any more."""
+    pool = entry.pool
+    entry.state = REQUEST_MOVES[entry.state][ON_RETURN]
+    pool.in_flight -= entry.rows
+    pool.queued += entry.rows
+    entry.worker = None
+    entry.attempts -= 1
+    entry.dispatched_at = 0.0
+    if entry.cancel != NOT_ASKED:
+        answer_cancel(tables, entry, "queued", "dequeued")
+        settle_error(tables, entry, cancelled_error(entry), now)
+    else:
+        pool.queue[entry.request_id] = entry
+        pool.queue.move_to_end(entry.request_id, last=False)
+
+
+def on_started(tables: Tables, message: Started, now: float, peer: bytes) -> None:
+    """A worker keeps an attempt that was recalled: it runs, or its reply is on its way."""
+    worker = tables.workers_by_peer.get(peer)
+    entry = worker.attempts.get(message.epoch) if worker is not None else None
+    if worker is None or entry is None:
+        return  # its reply came first
+    entry.recalled = False
+    if entry.state == DISPATCHED:
+        entry.state = REQUEST_MOVES[entry.state][ON_START]
+    if entry.state == SETTLED or entry.cancel != NOT_ASKED:
+        stop_attempt(tables, worker, message.epoch, now)
+
+
+def on_event(tables: Tables, message: Event, now: float, peer: bytes) -> None:
+    """Progress of a running attempt: passed on if its caller listens."""
+    worker = tables.workers_by_peer.get(peer)
+    entry = worker.attempts.get(message.epoch) if worker is not None else None
+    if entry is not None and entry.state != SETTLED and entry.message.flags & FLAG_EVENTS:
+        tables.to_clients.append((entry.client.peer, message))
+
+
+def lost(tables: Tables, worker: WorkerEntry, signal: int | None, cause: str, now: float) -> None:
+    """Settle or re-dispatch what a dead worker held. Its started-slots page is final."""
+    for epoch in sorted(worker.attempts, reverse=True):  # the earliest ends up at the head of the queue
+        entry = release(worker, epoch)
+        if entry is None or entry.state == SETTLED:
+            continue
+        if entry.state == DISPATCHED and not worker.started(epoch):
+            entry.deaths += 1
+            if entry.deaths < _MAX_DEATHS:
+                give_back(tables, entry, now)
+            else:
+                settle_error(tables, entry, _worker_lost(worker, signal, cause, "no"), now)
+            continue
+        if entry.cancel != NOT_ASKED and worker.kill_why:
+            settle_error(tables, entry, BridgeError(CANCELLED, f"cancelled: its worker was killed ({cause})"), now)
+            continue
+        settle_error(tables, entry, _worker_lost(worker, signal, cause, "maybe"), now)
+
+
+def _worker_lost(worker: WorkerEntry, signal: int | None, cause: str, executed: str) -> BridgeError:
+    return BridgeError(
+        "WORKER_LOST",
+        f"worker {worker.worker_id} (pid {worker.pid}) was lost while it ran this request: {cause}",
+        retryable=True,
+        details={"cause": cause, "signal": signal, "executed": executed, "worker": worker.worker_id},
+    )

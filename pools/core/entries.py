@@ -1,0 +1,178 @@
+"""The fleet's records: clients, requests, workers, pools. Plain data; the decisions are in the modules beside."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from bridge.protocol.errors import BridgeError
+from bridge.protocol.messages import Request
+from pools.config import PoolConfig
+from pools.core.credits import Credits, RunTimes
+from pools.core.events import ExitReason
+from pools.core.restart import RestartPolicy
+from pools.core.states import LAUNCHING, QUEUED, READY
+from pools.core.stats import Histogram
+
+# Words of a started-slots page; epochs are marked at `epoch % SLOT_WORDS`.
+SLOT_WORDS: Final = 512
+DEAD_WORKERS_KEPT: Final = 100
+DEAD_WORKER_KEPT_S: Final = 3600.0
+
+# How far a cancellation was asked for.
+NOT_ASKED: Final = 0
+ASKED: Final = 1
+FORCED: Final = 2
+
+
+class ClientEntry(msgspec.Struct, gc=False):
+    """A client that said Hello. last_id: its highest request id so far; in_flight: rows accepted and unsettled."""
+
+    peer: bytes
+    client_no: int
+    principal: str
+    last_id: int
+    in_flight: int = 0
+
+
+class RequestEntry(msgspec.Struct, gc=False):
+    """An accepted request, from admission to settlement (and beyond, while a worker still holds its attempt).
+
+    deadline: absolute seconds, None without one. `epoch` names its current attempt, 0 before the first.
+    """
+
+    request_id: int
+    client: ClientEntry
+    message: Request
+    pool: PoolEntry
+    rows: int
+    times: RunTimes
+    accepted_at: float
+    deadline: float | None
+    bucket: int = 0
+    state: str = QUEUED
+    worker: WorkerEntry | None = None
+    epoch: int = 0
+    attempts: int = 0
+    dispatched_at: float = 0.0
+    deaths: int = 0  # workers that died holding it unstarted
+    recalled: bool = False  # a Recall is on its way
+    cancel: int = NOT_ASKED
+    cancel_answered: bool = False
+
+
+class WorkerEntry:
+    """One life of one place of a pool.
+
+    slots_page: the live words of its started-slots page. held: rows it was sent and has not answered.
+    """
+
+    __slots__ = (
+        "attempts", "boot_error", "boot_ms", "failed", "held", "incarnation", "kill_why", "last_epoch", "last_heard",
+        "launched_at", "peer", "pid", "place", "pool", "requests", "rss_bytes", "slots", "slots_page", "state",
+        "stop_wanted", "worker_id",
+    )  # fmt: skip
+
+    def __init__(self, pool: PoolEntry, place: int, incarnation: int, slots_page: Sequence[int], now: float) -> None:
+        self.worker_id = f"{pool.name}-{place}.{incarnation}"
+        self.pool = pool
+        self.place = place
+        self.incarnation = incarnation
+        self.slots_page = slots_page
+        self.state = LAUNCHING
+        self.launched_at = now
+        self.last_heard = now
+        self.peer = b""
+        self.pid = 0
+        self.slots = 0
+        self.boot_ms = 0.0
+        self.boot_error: bytes | None = None
+        self.attempts: dict[int, RequestEntry] = {}
+        self.held = 0
+        self.last_epoch = 0
+        self.requests = 0
+        self.failed = 0
+        self.rss_bytes = 0
+        self.kill_why = ""
+        self.stop_wanted = False  # intent, recorded before the worker is told
+
+    def started(self, epoch: int) -> bool:
+        """Return False only if the page proves that the attempt has not started."""
+        page = self.slots_page
+        return not page or page[epoch % SLOT_WORDS] >= epoch
+
+
+class DeadWorker(msgspec.Struct, frozen=True):
+    """What is remembered of a worker that is gone."""
+
+    worker_id: str
+    pid: int
+    place: int
+    incarnation: int
+    exited_at: float
+    lived_s: float
+    requests: int
+    boot_ms: float
+    reason: ExitReason
+    cause: str
+    peak_rss_bytes: int
+    log_tail: tuple[str, ...]
+
+
+class PoolEntry:
+    """One pool: its queue, its places, its counters. All row counts."""
+
+    __slots__ = (
+        "accepted", "boot_error", "cancelled", "completed", "config", "credits", "dead", "failed", "in_flight",
+        "latency", "name", "over", "places", "queue", "queued", "ready", "rejected", "restarts", "slots", "was_ready",
+    )  # fmt: skip
+
+    def __init__(self, config: PoolConfig, random: Callable[[], float]) -> None:
+        self.config = config
+        self.name = config.name
+        self.slots = config.slots
+        self.queue: OrderedDict[int, RequestEntry] = OrderedDict()
+        self.queued = 0
+        self.in_flight = 0
+        self.ready: list[WorkerEntry] = []
+        self.places: dict[int, Place] = {n: Place(n) for n in range(1, config.size + 1)}
+        self.restarts = RestartPolicy(config.restart, random)
+        self.credits = Credits()
+        self.latency = Histogram()
+        self.over = 0  # ready workers that hold more than their slots
+        self.dead: deque[DeadWorker] = deque(maxlen=DEAD_WORKERS_KEPT)
+        self.boot_error: BridgeError | None = None
+        self.was_ready = False
+        self.accepted = 0
+        self.completed = 0
+        self.failed = 0
+        self.cancelled = 0
+        self.rejected = 0
+
+    @property
+    def workers(self) -> list[WorkerEntry]:
+        """The living workers, by place."""
+        return [place.worker for place in self.places.values() if place.worker is not None]
+
+
+class Place:
+    """One of a pool's `size` places. A place has at most one worker; each new one is its next incarnation."""
+
+    __slots__ = ("incarnation", "number", "worker")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.incarnation = 0
+        self.worker: WorkerEntry | None = None
+
+
+def worker_state(worker: WorkerEntry) -> str:
+    """Return the state as listed: a ready worker with an attempt is busy."""
+    return "busy" if worker.state == READY and worker.attempts else worker.state
+
+
+Peer = bytes
+Sends = list[tuple[Peer, Any]]

@@ -1,0 +1,166 @@
+"""What happens to the fleet beside wire messages, and what it asks for in return.
+
+Wire messages are events themselves (`bridge.protocol.messages`) and arrive with the peer that sent them: on the hot
+path a wrapper per message would cost more than the decision.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridge.protocol.messages import Program
+
+# --- how a worker ended -------------------------------------------------------------------------
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """It left by itself, with this code."""
+
+    code: int
+
+    def __str__(self) -> str:
+        return f"exit code {self.code}"
+
+
+class Signalled(msgspec.Struct, frozen=True):
+    """A signal ended it."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"signal {self.number}"
+
+
+class BootFailed(msgspec.Struct, frozen=True):
+    """It came up, could not boot, said why. `error`: an encoded error (`bridge.protocol.errors`)."""
+
+    error: bytes
+
+    def __str__(self) -> str:
+        return "boot failed"
+
+
+class LaunchFailed(msgspec.Struct, frozen=True):
+    """No process could be started."""
+
+    error: str
+
+    def __str__(self) -> str:
+        return f"launch failed: {self.error}"
+
+
+class Vanished(msgspec.Struct, frozen=True):
+    """It is gone, and nobody could say how in time."""
+
+    def __str__(self) -> str:
+        return "gone, no report of how"
+
+
+ExitReason = Exited | Signalled | BootFailed | LaunchFailed | Vanished
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+class WorkerLaunched(msgspec.Struct, frozen=True):
+    """The launcher has started the process."""
+
+    worker_id: str
+    pid: int
+
+
+class WorkerDied(msgspec.Struct, frozen=True):
+    """The worker is dead; what it sent may still be on its way. It is given nothing more."""
+
+    worker_id: str
+
+
+class WorkerExited(msgspec.Struct, frozen=True):
+    """The worker is gone and everything it sent has been handled; its started slots are final."""
+
+    worker_id: str
+    reason: ExitReason
+    peak_rss_bytes: int = 0
+    log_tail: tuple[str, ...] = ()
+
+
+class ProtocolBroken(msgspec.Struct, frozen=True):
+    """A worker sent what cannot be read: what else it meant to say is unknown, so it is replaced."""
+
+    why: str
+
+
+class ClientConnected(msgspec.Struct, frozen=True):
+    """A client's Hello was accepted; `client_no` is the upper part of its request ids."""
+
+    client_no: int
+    principal: str
+
+
+class ClientGone(msgspec.Struct, frozen=True):
+    """A client cannot be reached any more: what it has queued is cancelled, what runs is asked to stop."""
+
+
+class ProgramDeployed(msgspec.Struct, frozen=True):
+    """A program exists from now on: `program` is what the workers are sent."""
+
+    pool: str
+    program: Program
+
+
+class ProgramRemoved(msgspec.Struct, frozen=True):
+    """A program is gone."""
+
+    name: str
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time passed: deadlines, restarts, heartbeats and grace periods are looked at."""
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Nothing new from now on. What is accepted has `budget_s` to finish, then it is cancelled; then workers stop."""
+
+    budget_s: float
+
+
+FleetEvent = (
+    WorkerLaunched
+    | WorkerDied
+    | WorkerExited
+    | ProtocolBroken
+    | ClientConnected
+    | ClientGone
+    | ProgramDeployed
+    | ProgramRemoved
+    | Tick
+    | Drain
+)
+
+# --- effects --------------------------------------------------------------------------------------
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """Start a worker process."""
+
+    worker_id: str
+    pool: str
+    place: int
+    incarnation: int
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """Send SIGKILL to a worker."""
+
+    worker_id: str
+    why: str
+
+
+class Log(msgspec.Struct, frozen=True):
+    """Something an operator wants to read. event: a constant name; fields: plain values."""
+
+    event: str
+    fields: dict[str, object]
+    level: str = "info"
+
+
+Effect = Launch | Kill | Log

@@ -1,0 +1,173 @@
+"""The fleet: every decision of the coordinator, without I/O.
+
+`handle(event, now, peer)` is the whole brain. Events are wire messages with the peer that sent them, and what the
+launcher saw; what is to be done is then in `sends_to_clients`, `sends_to_workers`, `effects` and `control`.
+Time is an argument: monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from bridge.protocol import messages as wire
+from pools.config import FleetConfig
+from pools.core import admission, cancellation, dispatch, lifecycle, listing
+from pools.core.entries import Peer, Sends
+from pools.core.events import (
+    ClientConnected,
+    ClientGone,
+    Drain,
+    Effect,
+    ProgramDeployed,
+    ProgramRemoved,
+    ProtocolBroken,
+    Tick,
+    WorkerDied,
+    WorkerExited,
+    WorkerLaunched,
+)
+from pools.core.tables import Tables
+
+Handler = Callable[[Tables, Any, float, bytes], None]
+
+
+def _on_tick(tables: Tables, event: Tick, now: float, peer: bytes) -> None:
+    timers = tables.timers
+    while timers and timers[0][0] <= now:
+        heapq.heappop(timers)[2](tables, now)
+    cancellation.expire(tables, now)
+    lifecycle.stop_if_idle(tables, now)
+    tables.last_tick = now
+
+
+# Who may say what: a message type that is not here is not for the coordinator from this side.
+FROM_CLIENTS: Final[dict[type, Handler]] = {
+    wire.Request: admission.on_request,
+    wire.Cancel: cancellation.on_cancel,
+    wire.Bye: cancellation.on_bye,
+}
+FROM_WORKERS: Final[dict[type, Handler]] = {
+    wire.Reply: dispatch.on_reply,
+    wire.Heartbeat: lifecycle.on_heartbeat,
+    wire.Hello: lifecycle.on_hello,
+    wire.Ready: lifecycle.on_ready,
+    wire.BootFailed: lifecycle.on_boot_failed,
+    wire.Recalled: dispatch.on_recalled,
+    wire.Started: dispatch.on_started,
+    wire.Event: dispatch.on_event,
+}
+_HAPPENINGS: Final[dict[type, Handler]] = {
+    WorkerLaunched: lifecycle.on_launched,
+    WorkerDied: lifecycle.on_died,
+    WorkerExited: lifecycle.on_exited,
+    ProtocolBroken: lifecycle.on_protocol_broken,
+    ClientConnected: admission.on_connected,
+    ClientGone: cancellation.on_bye,
+    ProgramDeployed: lifecycle.on_program,
+    ProgramRemoved: lifecycle.on_program_removed,
+    Drain: lifecycle.on_drain,
+    Tick: _on_tick,
+}
+_HANDLERS: Final[dict[type, Handler]] = {**FROM_CLIENTS, **FROM_WORKERS, **_HAPPENINGS}
+
+
+class Fleet:
+    """The pools of one coordinator, their requests and workers.
+
+    lms: the configured language models' names. random() gives [0, 1). open_page(worker_id) makes the started-slots
+    page of a new worker and returns its live words (see `pools.core.tables`).
+    """
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        *,
+        lms: frozenset[str],
+        random: Callable[[], float],
+        open_page: Callable[[str], Sequence[int]],
+    ) -> None:
+        self._tables = Tables(config, lms, random, open_page)
+
+    def start(self, now: float) -> None:
+        """Launch every worker."""
+        lifecycle.start(self._tables, now)
+
+    def handle(self, event: Any, now: float, peer: Peer = b"") -> None:
+        """Take one event. Raises KeyError for a type that is no event."""
+        _HANDLERS[type(event)](self._tables, event, now, peer)
+
+    @property
+    def sends_to_clients(self) -> Sends:
+        """(peer, message) in order; the shell sends and clears them."""
+        return self._tables.to_clients
+
+    @property
+    def sends_to_workers(self) -> Sends:
+        """(peer, message) in order; the shell sends and clears them."""
+        return self._tables.to_workers
+
+    @property
+    def control(self) -> Sends:
+        """(peer, request) for the coordinator's own operations; the shell answers and clears them."""
+        return self._tables.control
+
+    def take_effects(self) -> list[Effect]:
+        """Return, and forget, what is to be done beside sending."""
+        effects = self._tables.effects
+        if effects:
+            self._tables.effects = []
+        return effects
+
+    def next_timer(self) -> float | None:
+        """Return when `Tick` is next due, or None."""
+        tables = self._tables
+        deadline = tables.deadlines.next_due()
+        timer = tables.timers[0][0] if tables.timers else None
+        if deadline is None or timer is None:
+            return timer if deadline is None else deadline
+        return min(deadline, timer)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every place of every pool has a worker that takes requests."""
+        return all(len(pool.ready) == len(pool.places) for pool in self._tables.pools.values())
+
+    @property
+    def boot_error(self) -> Any:
+        """The boot failure of a pool that has never been ready, or None."""
+        for pool in self._tables.pools.values():
+            if pool.boot_error is not None and not pool.was_ready:
+                return pool.boot_error
+        return None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the fleet was drained and no worker is left."""
+        return self._tables.stopping and not self._tables.workers
+
+    def knows_worker(self, peer: Peer) -> bool:
+        """Whether this backend peer is a worker that said Hello and still lives."""
+        return peer in self._tables.workers_by_peer
+
+    def worker_peer(self, worker_id: str) -> Peer:
+        """Return the backend peer of a living worker, b"" if it has none yet."""
+        worker = self._tables.workers.get(worker_id)
+        return worker.peer if worker is not None else b""
+
+    def pool_names(self) -> list[str]:
+        """Return the pools' names."""
+        return list(self._tables.pools)
+
+    def stats(self, now: float) -> dict[str, Any]:
+        """Return the counters of `client.stats()` that the fleet owns."""
+        return listing.stats(self._tables, now)
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return one row per pool."""
+        return listing.pools(self._tables)
+
+    def workers(self, now: float) -> list[dict[str, Any]]:
+        """Return one row per worker, dead ones of the last hour included."""
+        return listing.workers(self._tables, now)

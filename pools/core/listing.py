@@ -1,0 +1,124 @@
+"""The fleet as its users see it: plain dicts for stats, pools and workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pools.core.entries import DeadWorker, PoolEntry, worker_state
+from pools.core.events import BootFailed, Exited, LaunchFailed, Signalled, Vanished
+from pools.core.tables import Tables
+
+
+def stats(tables: Tables, now: float) -> dict[str, Any]:
+    """Return `pools` and `requests`. At every answer accepted == settled + queued + in_flight (rows)."""
+    pools = tables.pools.values()
+    queued = sum(pool.queued for pool in pools)
+    in_flight = sum(pool.in_flight for pool in pools)
+    return {
+        "pools": {pool.name: _pool_stats(pool) for pool in pools},
+        "requests": {
+            "accepted": sum(pool.accepted for pool in pools),
+            "settled": sum(pool.completed + pool.failed for pool in pools),
+            "queued": queued,
+            "in_flight": in_flight,
+            "rejected": sum(pool.rejected for pool in pools),
+            "cancelled": sum(pool.cancelled for pool in pools),
+            "fenced": tables.fenced,
+        },
+    }
+
+
+def _pool_stats(pool: PoolEntry) -> dict[str, Any]:
+    return {
+        "size": len(pool.places),
+        "ready": len(pool.ready),
+        "busy": sum(1 for worker in pool.ready if worker.attempts),
+        "queued": pool.queued,
+        "in_flight": pool.in_flight,
+        "restarts": pool.restarts.count,
+        "p50_ms": pool.latency.quantile_ms(0.50),
+        "p99_ms": pool.latency.quantile_ms(0.99),
+        "completed": pool.completed,
+        "failed": pool.failed,
+    }
+
+
+def pools(tables: Tables) -> list[dict[str, Any]]:
+    """Return each pool's name, state, size and settings."""
+    return [
+        {
+            "pool": pool.name,
+            "state": _pool_state(pool),
+            **_pool_stats(pool),
+            "slots": pool.slots,
+            "max_queue": pool.config.max_queue,
+            "default_deadline_s": pool.config.default_deadline_s,
+            "problem": pool.boot_error.message if pool.boot_error is not None else None,
+        }
+        for pool in tables.pools.values()
+    ]
+
+
+def _pool_state(pool: PoolEntry) -> str:
+    if not pool.places:
+        return "off"
+    if pool.ready:
+        return "ready" if len(pool.ready) == len(pool.places) else "degraded"
+    return "failing" if pool.boot_error is not None else "starting"
+
+
+def workers(tables: Tables, now: float) -> list[dict[str, Any]]:
+    """Return living workers by pool and place, then the dead, latest first."""
+    rows: list[dict[str, Any]] = []
+    for pool in tables.pools.values():
+        for worker in pool.workers:
+            rows.append(
+                {
+                    "id": worker.worker_id,
+                    "pool": pool.name,
+                    "pid": worker.pid,
+                    "incarnation": worker.incarnation,
+                    "state": worker_state(worker),
+                    "in_flight": sum(entry.rows for entry in worker.attempts.values()),
+                    "rss_bytes": worker.rss_bytes,
+                    "age_s": now - worker.launched_at,
+                    "requests": worker.requests,
+                    "boot_ms": worker.boot_ms,
+                    "exit": None,
+                }
+            )
+    for pool in tables.pools.values():
+        rows.extend(_dead(pool, dead) for dead in reversed(pool.dead))
+    return rows
+
+
+def _dead(pool: PoolEntry, dead: DeadWorker) -> dict[str, Any]:
+    return {
+        "id": dead.worker_id,
+        "pool": pool.name,
+        "pid": dead.pid,
+        "incarnation": dead.incarnation,
+        "state": "exited",
+        "in_flight": 0,
+        "rss_bytes": 0,
+        "age_s": dead.lived_s,
+        "requests": dead.requests,
+        "boot_ms": dead.boot_ms,
+        "exit": {
+            "cause": dead.cause,
+            "kind": _KINDS[type(dead.reason)],
+            "code": dead.reason.code if isinstance(dead.reason, Exited) else None,
+            "signal": dead.reason.number if isinstance(dead.reason, Signalled) else None,
+            "peak_rss_bytes": dead.peak_rss_bytes,
+            "log_tail": list(dead.log_tail[-20:]),
+        },
+    }
+
+
+_KINDS: dict[type, str] = {
+    Exited: "exited",
+    Vanished: "vanished",
+    Signalled: "signalled",
+    BootFailed: "boot_failed",
+    LaunchFailed: "launch_failed",
+}

@@ -1,0 +1,56 @@
+"""When a worker that ended is started again.
+
+After OTP's restart intensity: at once while the pool stays within `max_restarts` in `window_s`. Beyond it dspool
+waits instead of giving up, doubling with jitter, because the pool's other workers still serve. A boot failure is its
+own kind: the next try would fail too, so it waits from the first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pools.config import RestartConfig
+
+
+class RestartPolicy:
+    """The restarts of one pool. `random` returns [0, 1): the jitter."""
+
+    def __init__(self, config: RestartConfig, random: Callable[[], float]) -> None:
+        self._config = config
+        self._random = random
+        self._recent: deque[float] = deque()
+        self._waits = 0  # consecutive delayed restarts
+        self.count = 0
+        self.failed_boots = 0  # in a row
+
+    def crashed(self, *, now: float) -> float:
+        """Count a restart after a crash; return the seconds to wait before it."""
+        self.count += 1
+        recent = self._recent
+        while recent and recent[0] <= now - self._config.window_s:
+            recent.popleft()
+        if len(recent) < self._config.max_restarts:
+            recent.append(now)
+            self._waits = 0
+            return 0.0
+        return self._backoff()
+
+    def boot_failed(self) -> float:
+        """Count a restart after a failed boot; return the seconds to wait before it."""
+        self.count += 1
+        self.failed_boots += 1
+        return self._backoff()
+
+    def recovered(self) -> None:
+        """Forget the backoff of failed boots: a worker became ready. A crash loop of ready workers keeps its own."""
+        self.failed_boots = 0
+        if len(self._recent) < self._config.max_restarts:
+            self._waits = 0
+
+    def _backoff(self) -> float:
+        low, high = self._config.backoff_s
+        delay = min(high, low * 2.0 ** min(self._waits, 60))
+        self._waits += 1
+        # Half to full: never much sooner than meant, never in step with another pool.
+        return delay * (0.5 + 0.5 * self._random())

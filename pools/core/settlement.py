@@ -1,0 +1,84 @@
+"""The one place where a request settles."""
+
+from __future__ import annotations
+
+from bridge.protocol.errors import CANCELLED, BridgeError, decode_error, encode_error
+from bridge.protocol.messages import ERROR, OK, ROWS, CancelReply, Reply
+from pools.core.entries import NOT_ASKED, RequestEntry, WorkerEntry
+from pools.core.states import ON_SETTLE, QUEUED, REQUEST_MOVES
+from pools.core.tables import Tables
+
+
+def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> None:
+    """Give `entry` its outcome: `reply` as its worker sent it, completed by what the fleet knows.
+
+    The attempt, if one is out, stays in its worker's books until the worker answers or dies.
+    """
+    pool = entry.pool
+    rows = entry.rows
+    if entry.state == QUEUED:
+        pool.queued -= rows
+        pool.queue.pop(entry.request_id, None)
+    else:
+        pool.in_flight -= rows
+    entry.state = REQUEST_MOVES[entry.state][ON_SETTLE]
+    del tables.requests[entry.request_id]
+    if entry.deadline is not None:
+        tables.deadlines.discard(entry.request_id, entry.bucket)
+    entry.client.in_flight -= rows
+    total_ms = (now - entry.accepted_at) * 1000.0
+    worker = entry.worker
+    if reply.status == OK or reply.status == ROWS:
+        pool.completed += rows
+        pool.latency.add(total_ms, now=now)
+    else:
+        pool.failed += rows
+    # After a return to the queue there is no dispatch to measure to.
+    waited_s = (entry.dispatched_at or now) - entry.accepted_at
+    tables.to_clients.append(
+        (
+            entry.client.peer,
+            Reply(
+                request_id=entry.request_id,
+                payload=reply.payload,
+                status=reply.status,
+                epoch=entry.epoch,
+                run_ms=reply.run_ms,
+                lm_calls=reply.lm_calls,
+                tokens=reply.tokens,
+                cost_usd=reply.cost_usd,
+                cached=reply.cached,
+                worker=worker.worker_id if worker is not None else "",
+                pool=pool.name,
+                attempt=entry.attempts,
+                queue_ms=waited_s * 1000.0,
+                total_ms=total_ms,
+            ),
+        )
+    )
+    if entry.cancel != NOT_ASKED and not entry.cancel_answered:
+        _answer_cancel(tables, entry, reply, worker)
+
+
+def settle_error(tables: Tables, entry: RequestEntry, error: BridgeError, now: float) -> None:
+    """Settle with an error of the fleet's own."""
+    if error.code == CANCELLED:
+        entry.pool.cancelled += entry.rows
+    settle(tables, entry, Reply(request_id=entry.request_id, status=ERROR, payload=encode_error(error)), now)
+
+
+def answer_cancel(tables: Tables, entry: RequestEntry, stage: str, how: str) -> None:
+    """Say what became of a cancellation, once."""
+    entry.cancel_answered = True
+    tables.to_clients.append(
+        (entry.client.peer, CancelReply(request_id=entry.request_id, stage=stage, how=how)),
+    )
+
+
+def _answer_cancel(tables: Tables, entry: RequestEntry, reply: Reply, worker: WorkerEntry | None) -> None:
+    """Say how a cancellation of running work ended: it stopped, it was killed, or it finished first."""
+    if reply.status == ERROR and decode_error(reply.payload or b"").code == CANCELLED:
+        killed = worker is not None and bool(worker.kill_why)
+        answer_cancel(tables, entry, "running", "killed" if killed else "cooperative")
+    else:
+        answer_cancel(tables, entry, "finished", "none")

@@ -1,0 +1,69 @@
+"""Everything the fleet knows, in one place. The modules beside change it; nothing else does."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge.protocol.errors import BridgeError
+from bridge.protocol.messages import Program
+from pools.config import FleetConfig
+from pools.core.deadlines import Deadlines
+from pools.core.entries import ClientEntry, Peer, PoolEntry, RequestEntry, Sends, WorkerEntry
+from pools.core.events import Effect, Log
+
+# What a timer does when it fires: a function of (tables, now) bound to its subject.
+Timer = Callable[["Tables", float], None]
+
+
+class Tables:
+    """The fleet's state.
+
+    open_page(worker_id) gives the live words of a new worker's started-slots page.
+    random() gives [0, 1): jitter.
+    Sends to clients and to workers are lists of (peer, message) in order; the shell encodes and empties them.
+    """
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        lms: frozenset[str],
+        random: Callable[[], float],
+        open_page: Callable[[str], Sequence[int]],
+    ) -> None:
+        self.config = config
+        self.lms = lms
+        self.open_page = open_page
+        self.pools: dict[str, PoolEntry] = {pool.name: PoolEntry(pool, random) for pool in config.pools}
+        self.clients: dict[Peer, ClientEntry] = {}
+        self.requests: dict[int, RequestEntry] = {}
+        self.workers: dict[str, WorkerEntry] = {}
+        self.workers_by_peer: dict[Peer, WorkerEntry] = {}
+        self.programs: dict[str, tuple[str, Program]] = {}
+        self.deadlines: Deadlines[int] = Deadlines()
+        self.timers: list[tuple[float, int, Timer]] = []
+        self.to_clients: Sends = []
+        self.to_workers: Sends = []
+        self.effects: list[Effect] = []
+        self.control: list[tuple[Peer, Any]] = []
+        self.epochs = itertools.count(1)
+        self._timer_order = itertools.count()
+        self.draining = False  # nothing new is accepted
+        self.stopping = False  # workers are told to stop, none is started
+        self.fenced = 0
+        self.last_tick = 0.0
+
+    def after(self, at: float, timer: Timer) -> None:
+        """Call `timer` at the first Tick not before `at`."""
+        heapq.heappush(self.timers, (at, next(self._timer_order), timer))
+
+    def log(self, event: str, level: str = "info", **fields: object) -> None:
+        """Tell the operator."""
+        self.effects.append(Log(event, fields, level))
+
+
+def unavailable(message: str, **details: object) -> BridgeError:
+    """Return an UNAVAILABLE error, worth retrying."""
+    return BridgeError("UNAVAILABLE", message, retryable=True, details=details)
