@@ -1,0 +1,183 @@
+"""What a configuration may contain: strict models of `dspool.yaml`, and the way from a key path to its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, SecretStr, WithJsonSchema
+
+KeyPath = tuple[str | int, ...]
+
+MAX_SECONDS: Final = 30 * 24 * 3600.0
+
+
+def _auto_or_number(low: int, high: int) -> tuple[Any, ...]:
+    """Return the annotations of a value that is `auto` or a whole number."""
+
+    def check(value: Any) -> Any:
+        if value == "auto" or (type(value) is int and low <= value <= high):
+            return value
+        raise ValueError(f"must be auto or a whole number from {low} to {high}")
+
+    shape = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": low, "maximum": high}]}
+    return PlainValidator(check), WithJsonSchema(shape)
+
+
+def _check(condition: Callable[[Any], bool], message: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not condition(value):
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and value - value == 0)
+
+
+# What each pattern means, for those who meet it in an error.
+PATTERNS: Final = {
+    (_POOL_NAME := r"^[a-z][a-z0-9_-]{0,39}$"): "must be lower-case letters, digits, _ and -, up to 40, a letter first",
+    (_LM_NAME := r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"): "must be letters, digits, _ . and -, up to 80",
+    (_VARIABLE_NAME := r"^[A-Za-z_][A-Za-z0-9_]*$"): "must be the name of an environment variable",
+    (_MODEL := r"^[^/\s]+/\S+$"): "must be provider/name, such as openai/gpt-4o-mini or offline/knn",
+    (_URL := r"^https?://[^\s/]\S*$"): "must be an http:// or https:// address",
+}
+
+PoolName = Annotated[str, Field(pattern=_POOL_NAME)]
+LMName = Annotated[str, Field(pattern=_LM_NAME)]
+VariableName = Annotated[str, Field(pattern=_VARIABLE_NAME)]
+AnyText = Annotated[str, _check(lambda text: "\0" not in text, "must not hold a NUL character")]
+Text = Annotated[AnyText, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no conversions (a bool is no number, "4" is no number), no nan, no infinity."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+class RestartModel(Strict):
+    """Restart intensity: at once below max_restarts in window_s, beyond it after backoff_s [first, longest]."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    window_s: Seconds | None = None
+    backoff_s: (
+        Annotated[
+            list[Seconds],
+            Field(min_length=2, max_length=2),
+            _check(lambda pair: pair[0] <= pair[1], "must be [first, longest], the first not above the longest"),
+        ]
+        | None
+    ) = None
+
+
+class PoolModel(Strict):
+    """One pool. What is absent has the pool's own default."""
+
+    size: Annotated[int | Literal["auto"], *_auto_or_number(0, 1024)] = "auto"
+    slots: Annotated[int, Field(ge=1, le=1024)] | None = None
+    prefetch: Annotated[int | Literal["auto"], *_auto_or_number(0, 64)] = "auto"
+    launcher: Literal["spawn"] = "spawn"
+    max_queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    default_deadline_s: Seconds | None = None
+    heartbeat_interval_s: Seconds | None = None
+    heartbeat_limit_s: Seconds | None = None
+    grace_s: Seconds | None = None
+    restart: RestartModel | None = None
+    python: Text | None = None
+    env: dict[VariableName, AnyText] = {}
+
+
+class LMModel(Strict):
+    """One language model, called by its name."""
+
+    model: Annotated[str, Field(pattern=_MODEL)]
+    api_key: SecretStr | None = None
+    api_base: Annotated[str, Field(pattern=_URL)] | None = None
+    params: Annotated[
+        dict[str, Any], _check(_is_plain, "must hold plain values: text, finite numbers, lists, mappings")
+    ] = {}
+    timeout_s: Seconds = 60.0
+    max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32
+
+
+class LimitsModel(Strict):
+    """Limits of a message."""
+
+    header_bytes: Annotated[int, Field(ge=1024, le=65_536)] = 65_536
+    message_bytes: Annotated[int, Field(ge=65_536, le=2**31 - 1)] = 64 * 1024 * 1024
+    nesting: Annotated[int, Field(ge=8, le=256)] = 128
+
+
+class FileModel(Strict):
+    """The whole of `dspool.yaml`."""
+
+    model_config = ConfigDict(title="dspool.yaml")
+
+    pools: dict[PoolName, PoolModel] = {}
+    lms: dict[LMName, LMModel] = {}
+    python_path: list[Text] = []
+    data_dir: Text | None = None
+    run_dir: Text | None = None
+    limits: LimitsModel = LimitsModel()
+    faults: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+# --- from a key path to its type --------------------------------------------------------------------
+
+
+def type_at(path: Sequence[str | int]) -> Any:
+    """Return the bare type of the value at `path`: a model, dict, list, str …; None where no value may stand."""
+    found: Any = FileModel
+    for key in path:
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            field = found.model_fields.get(str(key))
+            found = None if field is None else _bare(field.annotation)
+        elif get_origin(found) in (dict, list):
+            found = _bare(get_args(found)[-1])
+        else:
+            return None
+    return found
+
+
+def is_mapping(path: Sequence[str | int]) -> bool:
+    """Return whether a mapping belongs at `path`."""
+    found = type_at(path)
+    return get_origin(found) is dict or (isinstance(found, type) and issubclass(found, BaseModel))
+
+
+def is_text(path: Sequence[str | int]) -> bool:
+    """Return whether text belongs at `path`: then `123` from the environment is text too."""
+    return type_at(path) in (str, SecretStr)
+
+
+def keys_at(path: Sequence[str | int]) -> list[str]:
+    """Return the keys that the mapping at `path` knows; empty where any key may stand."""
+    found = type_at(path)
+    return list(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
+
+
+def _bare(annotation: Any) -> Any:
+    """Strip Annotated and Optional."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+    if len(choices) == 1 and len(get_args(annotation)) == 2 and get_origin(annotation) is not dict:
+        return _bare(choices[0])
+    return annotation

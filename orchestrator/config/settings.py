@@ -1,0 +1,68 @@
+"""`Settings`: the configuration as everything but its reader sees it. Frozen, complete, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from pools.config import FleetConfig, PoolConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LMConfig:
+    """One language model. max_concurrency: calls at once per worker. timeout_s: of one provider call."""
+
+    model: str
+    api_key: SecretStr | None
+    api_base: str | None
+    params: Mapping[str, Any]
+    timeout_s: float
+    max_concurrency: int
+
+    def for_worker(self) -> dict[str, Any]:
+        """Return plain data for `WorkerSpec.lms`. The key in it is readable: it may only travel in a memfd."""
+        return {
+            "model": self.model,
+            "api_key": self.api_key.get_secret_value() if self.api_key else None,
+            "api_base": self.api_base,
+            "params": dict(self.params),
+            "timeout_s": self.timeout_s,
+            "max_concurrency": self.max_concurrency,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a message may be: header_bytes without its payload, message_bytes in all, nesting levels deep."""
+
+    header_bytes: int
+    message_bytes: int
+    nesting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole configuration.
+
+    python_path: absolute, first on sys.path in workers. data_dir, run_dir: absolute; nothing is created yet.
+    faults: whether `fault.*` operations are accepted. file: what was read, None if there was no file.
+    """
+
+    fleet: FleetConfig
+    lms: Mapping[str, LMConfig]
+    python_path: tuple[str, ...]
+    data_dir: Path
+    run_dir: Path
+    limits: Limits
+    faults: bool
+    log_level: str
+    file: Path | None = field(default=None)
+
+    @property
+    def pools(self) -> tuple[PoolConfig, ...]:
+        """The pools, the three built-in ones first."""
+        return self.fleet.pools

@@ -1,0 +1,222 @@
+"""Where configuration comes from. Each source becomes a `Layer`: plain data, and for each value where it stands.
+
+What is wrong with a source is collected, not raised: the reader wants all problems at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from bridge.protocol.errors import closest
+from orchestrator.config.model import KeyPath, is_mapping, is_text, keys_at
+
+ENVIRONMENT_PREFIX: Final = "DSPOOL_"
+# Ours, but no configuration keys.
+RESERVED: Final = frozenset({"DSPOOL_ENDPOINT", "DSPOOL_CONFIG"})
+OVERRIDE: Final = "override"
+
+_DEEPEST: Final = 32
+_REFERENCE: Final = re.compile(
+    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}|(?P<bad>\$\{)"
+)
+
+
+class Problem(NamedTuple):
+    """One thing wrong. where: `dspool.yaml:4`, a variable's name or `override`; path: `pools.general.size`."""
+
+    where: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, self))
+
+
+@dataclass
+class Layer:
+    """One source, read. `origins` says where each key path was set; deeper paths stand where their parent does."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, where: str, path: KeyPath, message: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(where, show_path(path), message))
+
+
+def show_path(path: KeyPath) -> str:
+    """Return `pools.general.size` or `python_path[0]`."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+# --- environment variables and references to them ---------------------------------------------------
+
+
+def read_environment(environ: Mapping[str, str]) -> Layer:
+    """Read `DSPOOL_POOLS__GENERAL__SIZE=4`. Values are YAML, but text where text belongs; empty ones count as unset."""
+    layer = Layer()
+    for name in sorted(environ):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in RESERVED and environ[name]:
+            path = _variable_path(name)
+            if _is_foreign(path):
+                continue
+            try:
+                value = environ[name] if is_text(path) else yaml.safe_load(environ[name])
+            except (yaml.YAMLError, ValueError, RecursionError):
+                layer.problem(name, path, "its value is not YAML")
+            else:
+                if path == ("python_path",) and isinstance(value, str):
+                    value = value.split(os.pathsep)
+                _set(layer, name, path, value)
+    return layer
+
+
+def _variable_path(name: str) -> KeyPath:
+    parts = name.removeprefix(ENVIRONMENT_PREFIX).split("__")
+    keys = [part.lower() for part in parts]
+    if keys[0] == "pools" and keys[2:3] == ["env"] and len(keys) > 3:
+        # Variables of the workers keep their case, and may hold `__` themselves.
+        return (*keys[:3], "__".join(parts[3:]))
+    return tuple(keys)
+
+
+def _is_foreign(path: KeyPath) -> bool:
+    """Return whether the variable means something else: Kubernetes sets DSPOOL_SERVICE_HOST for a service `dspool`."""
+    known = keys_at(())
+    return len(path) == 1 and path[0] not in known and not closest(str(path[0]), known)
+
+
+def _set(layer: Layer, name: str, path: KeyPath, value: Any) -> None:
+    into: Any = layer.tree
+    for depth, key in enumerate(path[:-1], 1):
+        into = into.setdefault(key, {})
+        layer.origins.setdefault(path[:depth], name)
+        if not isinstance(into, dict):
+            layer.problem(name, path, f"{layer.origins[path[:depth]]} gives {show_path(path[:depth])} another value")
+            return
+    into[path[-1]] = value
+    layer.origins[path] = name
+
+
+def expand(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Replace `${NAME}` and `${NAME:-default}`; `$${` stands for `${`. Return the text and what is wrong with it."""
+    wrong: list[str] = []
+
+    def replacement(match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return "${"
+        if match["bad"]:
+            wrong.append("${ must be ${NAME} or ${NAME:-default}; write $${ for the two characters themselves")
+            return ""
+        name, default = match["name"], match["default"]
+        if default is not None:
+            return environ.get(name) or default
+        if name not in environ:
+            wrong.append(f"environment variable {name} is not set; ${{{name}:-…}} would give it a default")
+        return environ.get(name, "")
+
+    return _REFERENCE.sub(replacement, text), wrong
+
+
+# --- overrides --------------------------------------------------------------------------------------
+
+
+def read_overrides(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Layer:
+    """Read what a caller or the command line gives: mappings, lists, tuples, paths and plain values."""
+    layer = Layer()
+    layer.tree = _plain(overrides, (), layer, environ)
+    return layer
+
+
+def _plain(value: Any, path: KeyPath, layer: Layer, environ: Mapping[str, str]) -> Any:
+    layer.origins[path] = OVERRIDE
+    if len(path) > _DEEPEST:
+        layer.problem(OVERRIDE, path[:3], "is nested too deeply")
+    elif isinstance(value, str):
+        text, wrong = expand(value, environ)
+        for message in wrong:
+            layer.problem(OVERRIDE, path, message)
+        return text
+    elif value is None or isinstance(value, bool | int | float):
+        return value
+    elif isinstance(value, os.PathLike):
+        return os.fspath(value)
+    elif isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                layer.problem(OVERRIDE, path, f"keys must be text, got {key!r}")
+        return {key: _plain(item, (*path, key), layer, environ) for key, item in value.items() if isinstance(key, str)}
+    elif isinstance(value, list | tuple):
+        return [_plain(item, (*path, index), layer, environ) for index, item in enumerate(value)]
+    else:
+        layer.problem(OVERRIDE, path, f"must be plain data, got a value of type {type(value).__name__}")
+    return None
+
+
+# --- layers together --------------------------------------------------------------------------------
+
+
+def anchor(layer: Layer, base: Path, home: str) -> None:
+    """Make the paths in a layer absolute: relative ones are meant from `base`, `~` is `home`."""
+
+    def absolute(text: Any) -> Any:
+        if not isinstance(text, str) or not text:
+            return text
+        expanded = home + text[1:] if text == "~" or text.startswith("~/") else text
+        return os.path.normpath(base / expanded)
+
+    tree = layer.tree
+    for key in ("data_dir", "run_dir"):
+        if key in tree:
+            tree[key] = absolute(tree[key])
+    if isinstance(tree.get("python_path"), list):
+        tree["python_path"] = [absolute(entry) for entry in tree["python_path"]]
+    pools = tree.get("pools")
+    for pool in pools.values() if isinstance(pools, dict) else ():
+        # A bare name is looked up on PATH.
+        if isinstance(pool, dict) and isinstance(pool.get("python"), str) and "/" in pool["python"]:
+            pool["python"] = absolute(pool["python"])
+
+
+def merge(layers: list[Layer]) -> Layer:
+    """Lay the layers over each other, later ones on top; mappings are merged key by key, all else is replaced."""
+    merged = Layer()
+    for layer in layers:
+        _merge_into(merged.tree, layer.tree, ())
+        for path, where in layer.origins.items():
+            if not is_mapping(path) or path not in merged.origins:
+                merged.origins[path] = where
+        merged.problems += layer.problems
+    return merged
+
+
+def _merge_into(below: dict[str, Any], above: Mapping[str, Any], path: KeyPath) -> None:
+    for key, value in above.items():
+        here = (*path, key)
+        # A key whose children are all commented out reads as null.
+        value = {} if value is None and is_mapping(here) else value
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _merge_into(below[key], value, here)
+        elif isinstance(value, dict):
+            below[key] = {}
+            _merge_into(below[key], value, here)
+        else:
+            below[key] = value
+
+
+def origin_of(origins: Mapping[KeyPath, str], path: KeyPath) -> str:
+    """Return where the value at `path` was set, or where its nearest parent was."""
+    return next((origins[prefix] for prefix in _prefixes(path) if prefix in origins), "")
+
+
+def _prefixes(path: KeyPath) -> Iterator[KeyPath]:
+    for size in range(len(path), -1, -1):
+        yield path[:size]

@@ -1,0 +1,64 @@
+"""`show`: settings as the file would say them, defaults resolved, secrets masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from orchestrator.config.check import SECRET_KEY
+from orchestrator.config.settings import LMConfig, Settings
+from pools.config import PoolConfig
+
+MASK: Final = "****"
+
+
+def show(settings: Settings) -> dict[str, Any]:
+    """Return plain data in the shape of `dspool.yaml`, every default filled in, no secret readable."""
+    return {
+        "pools": {pool.name: _pool(pool) for pool in settings.pools},
+        "lms": {name: _lm(lm) for name, lm in settings.lms.items()},
+        "python_path": list(settings.python_path),
+        "data_dir": str(settings.data_dir),
+        "run_dir": str(settings.run_dir),
+        "limits": asdict(settings.limits),
+        "faults": settings.faults,
+        "log_level": settings.log_level,
+    }
+
+
+def _pool(pool: PoolConfig) -> dict[str, Any]:
+    shown = asdict(pool)
+    del shown["name"]
+    shown["prefetch"] = "auto" if pool.prefetch is None else pool.prefetch
+    shown["restart"]["backoff_s"] = list(pool.restart.backoff_s)
+    shown["env"] = _masked(pool.env)
+    return shown
+
+
+def _lm(lm: LMConfig) -> dict[str, Any]:
+    return {
+        "model": lm.model,
+        "api_key": None if lm.api_key is None else MASK,
+        "api_base": _without_password(lm.api_base),
+        "params": _masked(lm.params),
+        "timeout_s": lm.timeout_s,
+        "max_concurrency": lm.max_concurrency,
+    }
+
+
+def _masked(value: Any) -> Any:
+    """Mask what stands under a key that sounds like a secret (not numbers: `max_tokens` is none)."""
+    if isinstance(value, Mapping):
+        return {
+            key: MASK if SECRET_KEY.search(key) and isinstance(item, str) else _masked(item)
+            for key, item in value.items()
+        }
+    return [_masked(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_password(url: str | None) -> str | None:
+    if url is None or "@" not in (place := urlsplit(url).netloc):
+        return url
+    return url.replace(place, f"{MASK}@{place.rpartition('@')[2]}", 1)

@@ -1,0 +1,234 @@
+"""Every error a user of dspool can meet, as one tree under `DspoolError`.
+
+The class says what kind of failure it was, `code` is its stable name, `details` holds plain data that can travel.
+Attributes such as `WorkerLost.signal` are views of `details`, so an error looks the same whether it was raised here,
+came over the wire, or was pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final
+
+from bridge.protocol import errors as codes
+from bridge.protocol.errors import BridgeError
+from signatures.errors import SignatureError as _SignatureError
+
+CONFIG_ERROR: Final = "CONFIG_ERROR"
+# What of a remote traceback is shown under the local one; the whole of it is the error's `remote_traceback`.
+_TRACEBACK_LINES: Final = 30
+
+
+class DspoolError(Exception):
+    """The root. Raised itself only for a failure inside dspool (code INTERNAL) or a code this version does not know.
+
+    code: the stable upper-case name. retryable: the same call may succeed later, and was not executed.
+    details: plain data. A class's own details can be given by name: `DeadlineExceeded("…", stage="queued")`.
+    """
+
+    CODE: ClassVar[str] = codes.INTERNAL
+    RETRYABLE: ClassVar[bool] = False
+    DETAILS: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        message: str,
+        code: str | None = None,
+        retryable: bool | None = None,
+        details: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> None:
+        if unknown := named.keys() - self.DETAILS:
+            raise TypeError(f"{type(self).__name__} has no detail {', '.join(sorted(unknown))}")
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.CODE
+        self.retryable = self.RETRYABLE if retryable is None else retryable
+        self.details: dict[str, Any] = {**(details or {}), **named}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.code, self.retryable, self.details), self.__dict__
+
+
+class RemoteError(DspoolError):
+    """The program raised. `type` and `message` are its exception's, `remote_traceback` is where, in the worker."""
+
+    CODE = codes.REMOTE_ERROR
+    DETAILS = frozenset({"type", "remote_traceback"})
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        if lines := self.remote_traceback.rstrip().splitlines():
+            shown = lines[-_TRACEBACK_LINES:]
+            heading = "in the worker:" if len(shown) == len(lines) else f"in the worker (last {len(shown)} lines):"
+            self.add_note("\n".join([heading, *shown]))
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+    @property
+    def type(self) -> str:
+        """Name of the exception's class."""
+        return str(self.details.get("type", "Exception"))
+
+    @property
+    def remote_traceback(self) -> str:
+        """The worker's traceback as text, whole."""
+        return str(self.details.get("remote_traceback", ""))
+
+
+class WorkerLost(DspoolError):
+    """The worker died with the request in its hands."""
+
+    CODE = codes.WORKER_LOST
+    DETAILS = frozenset({"cause", "signal", "executed", "worker"})
+
+    @property
+    def cause(self) -> str:
+        """How it ended, in words."""
+        return str(self.details.get("cause", "unknown"))
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it, None if none did."""
+        return self.details.get("signal")
+
+    @property
+    def executed(self) -> str:
+        """`no`: the program never ran; `maybe`: it had started."""
+        return str(self.details.get("executed", "maybe"))
+
+    @property
+    def worker(self) -> str:
+        """Id of the worker."""
+        return str(self.details.get("worker", ""))
+
+
+class DeadlineExceeded(DspoolError):
+    """The deadline passed first."""
+
+    CODE = codes.DEADLINE_EXCEEDED
+    DETAILS = frozenset({"stage"})
+
+    @property
+    def stage(self) -> str:
+        """Where it passed: `queued`, `running`, …; the empty string if unknown."""
+        return str(self.details.get("stage", ""))
+
+
+class Cancelled(DspoolError):
+    """The request was cancelled."""
+
+    CODE = codes.CANCELLED
+
+
+class Overloaded(DspoolError):
+    """The pool's queue is full; the request was not admitted."""
+
+    CODE = codes.OVERLOADED
+    RETRYABLE = True
+    DETAILS = frozenset({"retry_after_s"})
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which a new try is likely to be admitted, None if unknown."""
+        return self.details.get("retry_after_s")
+
+
+class InvalidRequest(DspoolError):
+    """What was asked for makes no sense; asking again will not help."""
+
+    CODE = codes.INVALID_REQUEST
+    DETAILS = frozenset({"path"})
+
+    @property
+    def path(self) -> str:
+        """Path to the value at fault (`inputs.docs[3]`), the empty string if there is none."""
+        return str(self.details.get("path", ""))
+
+
+class ConfigError(InvalidRequest):
+    """The configuration cannot be used. The message lists every problem."""
+
+    CODE = CONFIG_ERROR
+    DETAILS = frozenset({"path", "problems"})
+
+    @property
+    def problems(self) -> list[dict[str, str]]:
+        """Each problem as `{"where": "dspool.yaml:4", "path": "pools.general.sise", "message": "…"}`."""
+        return list(self.details.get("problems", ()))
+
+
+class TooLarge(DspoolError):
+    """A message is above a configured limit."""
+
+    CODE = codes.TOO_LARGE
+
+
+class NotFound(DspoolError):
+    """No operation, pool, language model, program … of this name."""
+
+    CODE = codes.NOT_FOUND
+    DETAILS = frozenset({"suggestions"})
+
+    @property
+    def suggestions(self) -> list[str]:
+        """Known names that look like it."""
+        return list(self.details.get("suggestions", ()))
+
+
+class Unavailable(DspoolError):
+    """What the call needs is not there: no coordinator, a pool whose workers cannot boot, a directory in use."""
+
+    CODE = codes.UNAVAILABLE
+
+
+class VersionMismatch(DspoolError):
+    """The peer speaks another version of the protocol."""
+
+    CODE = codes.VERSION_MISMATCH
+
+
+class LMError(DspoolError):
+    """The language model's provider failed."""
+
+    CODE = codes.LM_ERROR
+    DETAILS = frozenset({"provider", "status"})
+
+    @property
+    def provider(self) -> str:
+        """Name of the provider."""
+        return str(self.details.get("provider", ""))
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status it answered with, None if it did not answer."""
+        return self.details.get("status")
+
+
+class SignatureError(DspoolError, _SignatureError):
+    """A signature text that does not parse or uses what is not allowed. Also a `signatures.SignatureError`."""
+
+    CODE = codes.SIGNATURE_ERROR
+    DETAILS = frozenset({"text", "line", "column"})
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.text = str(self.details.get("text", ""))
+        self.line = int(self.details.get("line", 1))
+        self.column = int(self.details.get("column", 1))
+
+
+def _family(root: type[DspoolError]) -> Iterator[type[DspoolError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _family(child)
+
+
+_BY_CODE: Final = {cls.CODE: cls for cls in _family(DspoolError)}
+
+
+def from_bridge(error: BridgeError) -> DspoolError:
+    """Return the public form of an error that travelled; a code nobody knows becomes a plain `DspoolError`."""
+    cls = _BY_CODE.get(error.code, DspoolError)
+    return cls(error.message, error.code, error.retryable, error.details)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+
+import pytest
+
+import signatures.errors
+from bridge.protocol import errors as codes
+from bridge.protocol.errors import BridgeError, decode_error, encode_error
+from orchestrator import errors
+
+LOST = {"cause": "signal 9", "signal": 9, "executed": "no", "worker": "general-1.2"}
+PROBLEMS = [{"where": "dspool.yaml:1", "path": "", "message": "x"}]
+CASES = [
+    (codes.INTERNAL, errors.DspoolError, {}),
+    (codes.REMOTE_ERROR, errors.RemoteError, {"type": "ValueError", "remote_traceback": "Traceback …\nValueError: no"}),
+    (codes.WORKER_LOST, errors.WorkerLost, LOST),
+    (codes.DEADLINE_EXCEEDED, errors.DeadlineExceeded, {"stage": "queued"}),
+    (codes.CANCELLED, errors.Cancelled, {}),
+    (codes.OVERLOADED, errors.Overloaded, {"retry_after_s": 0.5}),
+    (codes.INVALID_REQUEST, errors.InvalidRequest, {"path": "inputs.docs[3]"}),
+    (codes.SIGNATURE_ERROR, errors.SignatureError, {"text": "a -> b", "line": 1, "column": 3}),
+    (codes.TOO_LARGE, errors.TooLarge, {}),
+    (codes.NOT_FOUND, errors.NotFound, {"suggestions": ["echo"]}),
+    (codes.UNAVAILABLE, errors.Unavailable, {}),
+    (codes.VERSION_MISMATCH, errors.VersionMismatch, {}),
+    (codes.LM_ERROR, errors.LMError, {"provider": "openai", "status": 429}),
+    (errors.CONFIG_ERROR, errors.ConfigError, {"path": "pools", "problems": PROBLEMS}),
+]  # fmt: skip
+
+
+def all_codes() -> set[str]:
+    return {value for name, value in vars(codes).items() if name == value}
+
+
+def test_every_code_of_the_wire_has_a_case() -> None:
+    assert {code for code, _, _ in CASES} == all_codes() | {errors.CONFIG_ERROR}
+
+
+@pytest.mark.parametrize(("code", "cls", "details"), CASES)
+def test_an_error_that_travelled_has_its_class_and_its_details(
+    code: str, cls: type[errors.DspoolError], details: dict[str, object]
+) -> None:
+    travelled = decode_error(encode_error(BridgeError(code, "what happened", retryable=True, details=details)))
+    error = errors.from_bridge(travelled)
+    assert type(error) is cls
+    assert (error.code, error.message, error.retryable, error.details) == (code, "what happened", True, details)
+    for name, value in details.items():
+        assert getattr(error, name) == value
+
+
+@pytest.mark.parametrize(("code", "cls", "details"), CASES)
+@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickle", "copy"])
+def test_errors_survive_pickling(code: str, cls: type[errors.DspoolError], details: dict[str, object], again) -> None:
+    error = cls("what happened", **details)
+    error.add_note("a note of the user's")
+    other = again(error)
+    assert type(other) is cls
+    assert str(other) == str(error)
+    assert (other.code, other.retryable, other.details) == (code, error.retryable, details)
+    assert other.__notes__ == error.__notes__
+
+
+def test_an_unknown_code_is_kept() -> None:
+    error = errors.from_bridge(BridgeError("FROM_THE_FUTURE", "text"))
+    assert type(error) is errors.DspoolError
+    assert error.code == "FROM_THE_FUTURE"
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "default"),
+    [
+        (errors.WorkerLost, "executed", "maybe"),
+        (errors.WorkerLost, "signal", None),
+        (errors.WorkerLost, "worker", ""),
+        (errors.Overloaded, "retry_after_s", None),
+        (errors.DeadlineExceeded, "stage", ""),
+        (errors.InvalidRequest, "path", ""),
+        (errors.NotFound, "suggestions", []),
+        (errors.LMError, "status", None),
+        (errors.RemoteError, "type", "Exception"),
+        (errors.ConfigError, "problems", []),
+    ],
+)
+def test_attributes_have_values_without_details(cls: type[errors.DspoolError], name: str, default: object) -> None:
+    assert getattr(cls("text"), name) == default
+
+
+def test_a_misspelt_detail_is_refused() -> None:
+    with pytest.raises(TypeError, match="WorkerLost has no detail singal"):
+        errors.WorkerLost("text", singal=9)
+
+
+def test_only_overload_is_retryable_by_itself() -> None:
+    assert errors.Overloaded("full").retryable
+    assert not errors.Overloaded("full", retryable=False).retryable
+    assert not errors.Unavailable("gone").retryable
+
+
+def test_a_remote_error_shows_the_end_of_the_remote_traceback() -> None:
+    remote = "\n".join(f"line {number}" for number in range(100))
+    error = errors.RemoteError("no such row", type="KeyError", remote_traceback=remote)
+    assert str(error) == "KeyError: no such row"
+    shown = "".join(traceback.format_exception(error))
+    assert "RemoteError: KeyError: no such row\nin the worker (last 30 lines):\nline 70\n" in shown
+    assert shown.rstrip().endswith("line 99")
+    assert error.remote_traceback == remote
+
+
+def test_a_remote_error_without_text_names_its_type() -> None:
+    assert str(errors.RemoteError("", type="TimeoutError")) == "TimeoutError"
+
+
+def test_a_signature_error_is_both_and_shows_the_place() -> None:
+    error = errors.from_bridge(
+        BridgeError(codes.SIGNATURE_ERROR, "unknown type", details={"text": "a: foo -> b", "line": 1, "column": 4})
+    )
+    assert isinstance(error, signatures.errors.SignatureError)
+    assert isinstance(error, ValueError)
+    assert str(error) == "unknown type (line 1, column 4)\n  a: foo -> b\n     ^"
+
+
+def test_config_errors_are_invalid_requests() -> None:
+    assert issubclass(errors.ConfigError, errors.InvalidRequest)
+    assert isinstance(errors.from_bridge(BridgeError(codes.INVALID_REQUEST, "x")), errors.InvalidRequest)
+    assert type(errors.from_bridge(BridgeError(codes.INVALID_REQUEST, "x"))) is errors.InvalidRequest
