@@ -1,0 +1,1 @@
+"""The coordinator process: a thin shell around the fleet."""

@@ -1,0 +1,214 @@
+"""The coordinator's process: read the start order, bind, run the reactor, leave nothing behind.
+
+Descriptors by number: `--spec-fd` a memory file with the start order (JSON), `--ready-fd` where JSON lines tell how the
+start goes, `--lifeline-fd` whose EOF means that the owner is gone (each of the last two may be absent).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from bridge.protocol.codec import MAX_BATCH_FRAME_BYTES
+from bridge.protocol.errors import BridgeError
+from bridge.transport import Router, ipc_endpoint
+from orchestrator.config import Settings, load
+from orchestrator.coordinator.births import Births
+from orchestrator.coordinator.logs import configure_logs
+from orchestrator.coordinator.peers import open_pidfd
+from orchestrator.coordinator.reactor import Identity, Reactor
+from orchestrator.errors import DspoolError
+from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, process_ticks, publish, sweep
+from pools.core.fleet import Fleet
+from pools.launch.spawn import SpawnLauncher
+
+DEFAULT_DRAIN_S: Final = 30.0
+# Answers under way when the sockets close.
+_LINGER_MS: Final = 250
+# Objects of the start live for ever; those of a call die by reference count. Full collections would only cost.
+_GC_THRESHOLDS: Final = (50_000, 50, 100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOrder:
+    """What the starter wants.
+
+    config: a file, None to look for one. overrides: as `Orchestrator(**overrides)`. private: not to be discovered.
+    owner_pid: leave when this process ends, 0 = nobody owns this coordinator.
+    """
+
+    config: str | None = None
+    overrides: dict[str, Any]
+    private: bool = False
+    drain_s: float = DEFAULT_DRAIN_S
+    owner_pid: int = 0
+
+    @classmethod
+    def read(cls, data: bytes) -> StartOrder:
+        """Read an order; unknown keys are an error of the starter's."""
+        return cls(**{"overrides": {}, **json.loads(data)})
+
+
+class Reporter:
+    """Tells the starter how it goes. A starter that is gone is not missed."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Write one line."""
+        if self._fd is None:
+            return
+        try:
+            os.write(self._fd, json.dumps({"event": event, **fields}, default=str).encode() + b"\n")
+        except BrokenPipeError:
+            self.close()
+
+    def error(self, error: DspoolError | BridgeError) -> None:
+        """Say what went wrong."""
+        self.tell("error", code=error.code, message=error.message, details=error.details)
+
+    def close(self) -> None:
+        """Say no more."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a coordinator. Returns the process's exit code."""
+    parser = argparse.ArgumentParser(prog="orchestrator.coordinator")
+    parser.add_argument("--spec-fd", type=int)
+    parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--lifeline-fd", type=int)
+    fds = parser.parse_args(argv)
+    for fd in (fds.spec_fd, fds.ready_fd, fds.lifeline_fd):
+        if fd is not None:
+            os.set_inheritable(fd, False)
+    reporter = Reporter(fds.ready_fd)
+    try:
+        order = _read_order(fds.spec_fd)
+        settings = load(order.config, environ=os.environ, overrides=order.overrides)
+        configure_logs(settings.log_level)
+        _coordinate(settings, order, reporter, fds.lifeline_fd)
+    except DspoolError as error:
+        reporter.error(error)
+        print(f"dspool: {error.message}", file=sys.stderr)
+        return 2
+    finally:
+        reporter.close()
+    return 0
+
+
+def _read_order(fd: int | None) -> StartOrder:
+    if fd is None:
+        return StartOrder(overrides={})
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        return StartOrder.read(file.read())
+
+
+def _coordinate(settings: Settings, order: StartOrder, reporter: Reporter, lifeline_fd: int | None) -> None:
+    signals = _signal_pipe()
+    with DataLock(settings.data_dir):
+        if not order.private:
+            sweep(settings.run_dir)
+        run_id, directory = new_run(settings.run_dir)
+        try:
+            _run(settings, order, reporter, lifeline_fd, signals, run_id, directory)
+        finally:
+            end_run(settings.run_dir, run_id)
+
+
+def _run(
+    settings: Settings, order: StartOrder, reporter: Reporter, lifeline_fd: int | None, signals: int, run_id: str,
+    directory: Path,
+) -> None:  # fmt: skip
+    context = zmq.Context(io_threads=1)
+    max_frame = max(settings.limits.message_bytes, MAX_BATCH_FRAME_BYTES) + 65_536
+    front_endpoint, back_endpoint = (ipc_endpoint(str(directory / f"{end}.sock")) for end in ("frontend", "backend"))
+    frontend = Router(context, front_endpoint, max_frame_bytes=max_frame)
+    backend = Router(context, back_endpoint, max_frame_bytes=max_frame)
+    launcher = SpawnLauncher(run_id)
+    births = Births(settings, run_id=run_id, endpoint=back_endpoint)
+    identity = Identity(
+        run_id=run_id, version=package_version(), pid=os.getpid(), started_ticks=process_ticks(os.getpid()) or 0
+    )
+    fleet = Fleet(
+        settings.fleet, lms=frozenset(settings.lms), random=random.SystemRandom().random, open_page=births.open_page
+    )
+
+    def on_ready(error: BridgeError | None) -> None:
+        if error is not None:
+            reporter.error(error)
+        else:
+            reporter.tell("ready")
+        reporter.close()
+
+    reactor = Reactor(
+        settings, identity, frontend=frontend, backend=backend, launcher=launcher, births=births, fleet=fleet,
+        drain_s=order.drain_s, on_ready=on_ready,
+    )  # fmt: skip
+    reactor.watch_signals(signals)
+    _watch_owner(reactor, lifeline_fd, order.owner_pid)
+    info = CoordinatorInfo(
+        run_id=run_id, endpoint=front_endpoint, pid=identity.pid, started_ticks=identity.started_ticks,
+        version=identity.version, data_dir=str(settings.data_dir), private=order.private,
+    )  # fmt: skip
+    publish(settings.run_dir, info)
+    reporter.tell("bound", endpoint=front_endpoint, pid=info.pid, run_id=run_id, run_dir=str(directory))
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    try:
+        reactor.run()
+    finally:
+        launcher.close()
+        births.close()
+        backend.close()
+        frontend.socket.close(linger=_LINGER_MS)
+        context.term()
+
+
+def _watch_owner(reactor: Reactor, lifeline_fd: int | None, owner_pid: int) -> None:
+    """Two ways to notice: a fork of the owner may keep the lifeline open, a pid namespace may hide the owner."""
+    if lifeline_fd is not None:
+        reactor.watch_owner(lifeline_fd, "lifeline")
+    if owner_pid:
+        pidfd = open_pidfd(owner_pid)
+        if pidfd is not None:
+            reactor.watch_owner(pidfd, "pidfd")
+
+
+def _signal_pipe() -> int:
+    """Install the handlers; return the descriptor where each signal leaves a byte."""
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - the wake-up byte is the message
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, nothing)
+    return read_fd
+
+
+def package_version() -> str:
+    """Return the installed distribution's version, "0+unknown" when run from a bare tree."""
+    try:
+        return version("dspool")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The operations that the coordinator answers itself: `dspool.*`. None of them blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from bridge.protocol.errors import INTERNAL, INVALID_REQUEST, BridgeError, decode_error, encode_error, not_found
+from bridge.protocol.messages import ERROR, OK, Message, Reply, Request
+from bridge.protocol.values import decode_value, encode_value
+from orchestrator.config import Settings, show
+from orchestrator.coordinator.programs import LOAD_DEADLINE_S, LOAD_OPERATION, Programs
+from pools.core.admission import CONTROL_PREFIX
+from pools.core.events import ClientConnected, Drain, ProgramRemoved
+from pools.core.fleet import Fleet
+from pools.launch.launcher import Launcher
+
+# The coordinator's own requests: an address that no socket has, and the client number that nobody is given.
+SELF: Final = b""
+_SELF_NO: Final = 0
+_MAX_LOG_LINES: Final = 1000
+
+Answer = Callable[[Message], None]
+
+
+class Control:
+    """Answers control requests. `drain_s`: how long `dspool.down` lets accepted work finish unless told otherwise."""
+
+    def __init__(
+        self, fleet: Fleet, launcher: Launcher, settings: Settings, *, wire: Callable[[], dict[str, int]], version: str,
+        drain_s: float, started_at: float,
+    ) -> None:  # fmt: skip
+        self._fleet = fleet
+        self._launcher = launcher
+        self._settings = settings
+        self._wire = wire
+        self._version = version
+        self._drain_s = drain_s
+        self._started_at = started_at
+        self._programs = Programs()
+        self._next_id = 1
+        # Deployments whose program is being loaded: own request id -> who asked, and for what.
+        self.loading: dict[int, tuple[bytes, int, dict[str, Any]]] = {}
+        fleet.handle(ClientConnected(_SELF_NO, "coordinator"), started_at, SELF)
+        self._operations: dict[str, Callable[[dict[str, Any], float], Any]] = {
+            "stats": self._stats,
+            "pools": lambda args, now: fleet.pools(),
+            "workers": lambda args, now: fleet.workers(now),
+            "logs": self._logs,
+            "programs": lambda args, now: self._programs.rows(),
+            "undeploy": self._undeploy,
+            "config": lambda args, now: show(settings),
+            "down": self._down,
+        }
+
+    def answer(self, peer: bytes, request: Request, now: float) -> Reply | None:
+        """Answer a control request; None if the answer comes later (`dspool.deploy`)."""
+        name = request.operation.removeprefix(CONTROL_PREFIX)
+        try:
+            args = _arguments(request)
+            if name == "deploy":
+                self._deploy(peer, request.request_id, args, now)
+                return None
+            operation = self._operations.get(name)
+            if operation is None:
+                known = [CONTROL_PREFIX + known for known in (*self._operations, "deploy")]
+                raise not_found("operation", request.operation, known)
+            return _ok(request.request_id, operation(args, now))
+        except BridgeError as error:
+            return _failed(request.request_id, error)
+
+    def _stats(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+        return {
+            **self._fleet.stats(now),
+            "uptime_s": now - self._started_at,
+            "version": self._version,
+            "pid": os.getpid(),
+            "wire": self._wire(),
+        }
+
+    def _logs(self, args: dict[str, Any], now: float) -> list[str]:
+        worker_id = str(args.get("worker", ""))
+        known = [row["id"] for row in self._fleet.workers(now)]
+        if worker_id not in known:
+            raise not_found("worker", worker_id, known)
+        lines = args.get("lines", _MAX_LOG_LINES)
+        if not isinstance(lines, int) or isinstance(lines, bool) or lines < 1:
+            raise BridgeError(INVALID_REQUEST, "lines: a number above 0", details={"path": "lines"})
+        return self._launcher.log_tail(worker_id)[-min(lines, _MAX_LOG_LINES) :]
+
+    def _undeploy(self, args: dict[str, Any], now: float) -> bool:
+        name = self._programs.remove(args.get("name"))
+        self._fleet.handle(ProgramRemoved(name), now)
+        return True
+
+    def _down(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+        drain_s = args.get("drain_s", self._drain_s)
+        if not isinstance(drain_s, int | float) or isinstance(drain_s, bool) or not 0 <= drain_s <= 86_400:
+            raise BridgeError(INVALID_REQUEST, "drain_s: seconds from 0 to 86400", details={"path": "drain_s"})
+        self._fleet.handle(Drain(float(drain_s)), now)
+        return {"pid": os.getpid(), "drain_s": float(drain_s)}
+
+    # --- deploy: ask a worker, then answer --------------------------------------------------------
+
+    def _deploy(self, peer: bytes, request_id: int, args: dict[str, Any], now: float) -> None:
+        spec = self._programs.check(args, self._fleet.pool_names())
+        own_id = self._next_id
+        self._next_id += 1
+        self.loading[own_id] = (peer, request_id, spec)
+        load = Request(
+            request_id=own_id,
+            operation=LOAD_OPERATION,
+            pool=spec["pool"],
+            payload=encode_value(spec),
+            deadline_ms=LOAD_DEADLINE_S * 1000.0,
+        )
+        self._fleet.handle(load, now, SELF)
+
+    def loaded(self, reply: Reply, now: float) -> tuple[bytes, Reply] | None:
+        """Take the outcome of the coordinator's own request; return who is to be told what."""
+        asked = self.loading.pop(reply.request_id, None)
+        if asked is None:
+            return None
+        peer, request_id, spec = asked
+        if reply.status != OK:
+            return peer, _failed(request_id, decode_error(reply.payload or b""))
+        try:
+            row, event = self._programs.deployed(spec, decode_value(reply.payload or b""))
+        except (BridgeError, KeyError, TypeError) as exc:
+            return peer, _failed(request_id, BridgeError(INTERNAL, f"a worker described {spec['name']} badly: {exc!r}"))
+        self._fleet.handle(event, now)
+        return peer, _ok(request_id, {"name": row.name, "version": row.version, "sha256": row.sha256})
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    args = decode_value(request.payload) if request.payload else None
+    if args is None:
+        return {}
+    if not isinstance(args, dict):
+        raise BridgeError(INVALID_REQUEST, f"{request.operation} takes a mapping, got {type(args).__name__}")
+    return args
+
+
+def _ok(request_id: int, value: Any) -> Reply:
+    return Reply(request_id=request_id, status=OK, payload=encode_value(value))
+
+
+def _failed(request_id: int, error: BridgeError) -> Reply:
+    return Reply(request_id=request_id, status=ERROR, payload=encode_error(error))

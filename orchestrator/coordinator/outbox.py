@@ -1,0 +1,141 @@
+"""What is to be sent, grouped by peer, and what a full pipe refused.
+
+Sends never block. POLLOUT is of no use: on a ROUTER it is true when any peer can take something. So a refused frame
+stays at the head of its peer's backlog and is tried again when the peer is heard, or after 10 ms.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
+
+from bridge.protocol.codec import BATCH_BYTES, BATCH_MESSAGES, encode
+from bridge.transport import Router, Sent
+
+RETRY_S: Final = 0.01
+# A peer whose pipe takes nothing for this long is slow; sooner if much is waiting for it.
+STALLED_S: Final = 30.0
+STALLED_BYTES: Final = 8 * 1024 * 1024
+STALLED_BIG_S: Final = 2.0
+
+
+class Backlog:
+    """Frame lists that one peer's pipe refused, oldest first."""
+
+    __slots__ = ("bytes", "frames", "stalled_since")
+
+    def __init__(self, now: float) -> None:
+        self.frames: deque[list[bytes]] = deque()
+        self.bytes = 0
+        self.stalled_since = now
+
+    def push(self, frames: list[bytes]) -> None:
+        """Add to the end."""
+        self.frames.append(frames)
+        self.bytes += sum(map(len, frames))
+
+
+class Outbox:
+    """Everything that leaves through one ROUTER."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._backlogs: dict[bytes, Backlog] = {}
+        self._retry_at: float | None = None
+        self.dropped = 0  # messages for peers that are gone or muted
+
+    def send(self, sends: Iterable[tuple[bytes, Any]], now: float) -> set[bytes]:
+        """Send messages, as few frames per peer as the batch limits allow. Return the peers that are gone."""
+        batches: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
+        sizes: dict[bytes, int] = {}
+        gone: set[bytes] = set()
+        for peer, message in sends:
+            head, body = encode(message)
+            batch = batches.get(peer)
+            if batch is None:
+                batch = batches[peer] = ([], [])
+                sizes[peer] = 0
+            heads, bodies = batch
+            size = sizes[peer] + len(head) + (len(body) if body is not None else 0)
+            if heads and (len(heads) >= BATCH_MESSAGES or size > BATCH_BYTES):
+                self._put(peer, heads, bodies, now, gone)
+                heads, bodies = batches[peer] = ([], [])
+                size = len(head)
+            heads.append(head)
+            if body is not None:
+                bodies.append(body)
+            sizes[peer] = size
+        for peer, (heads, bodies) in batches.items():
+            self._put(peer, heads, bodies, now, gone)
+        return gone
+
+    def _put(self, peer: bytes, heads: list[bytes], bodies: list[bytes], now: float, gone: set[bytes]) -> None:
+        frames = [b"".join(heads), *bodies] if len(heads) > 1 or bodies else heads
+        backlog = self._backlogs.get(peer)
+        if backlog is None:
+            sent = self._router.send(peer, frames)
+            if sent is Sent.YES:
+                return
+            if sent is Sent.GONE:
+                self.dropped += len(heads)
+                gone.add(peer)
+                return
+            backlog = self._backlogs[peer] = Backlog(now)
+            if self._retry_at is None:
+                self._retry_at = now + RETRY_S
+        backlog.push(frames)
+
+    def heard(self, peer: bytes, now: float) -> None:
+        """Try the backlog of a peer that was just heard."""
+        if peer in self._backlogs:
+            self._drain(peer, now)
+
+    def retry_at(self) -> float | None:
+        """Return when `retry` is next due, or None."""
+        return self._retry_at
+
+    def retry(self, now: float) -> tuple[set[bytes], set[bytes]]:
+        """Try every backlog. Return (gone, slow) peers; both have lost theirs."""
+        if self._retry_at is None or now < self._retry_at:
+            return set(), set()
+        gone: set[bytes] = set()
+        slow: set[bytes] = set()
+        for peer in list(self._backlogs):
+            if self._drain(peer, now) is Sent.GONE:
+                gone.add(peer)
+            elif (backlog := self._backlogs.get(peer)) is not None and _is_slow(backlog, now):
+                self.forget(peer)
+                slow.add(peer)
+        self._retry_at = now + RETRY_S if self._backlogs else None
+        return gone, slow
+
+    def _drain(self, peer: bytes, now: float) -> Sent:
+        backlog = self._backlogs[peer]
+        while backlog.frames:
+            sent = self._router.send(peer, backlog.frames[0])
+            if sent is Sent.FULL:
+                return sent
+            if sent is Sent.GONE:
+                self.forget(peer)
+                return sent
+            backlog.bytes -= sum(map(len, backlog.frames.popleft()))
+            backlog.stalled_since = now
+        del self._backlogs[peer]
+        return Sent.YES
+
+    def forget(self, peer: bytes) -> None:
+        """Drop what waits for a peer."""
+        backlog = self._backlogs.pop(peer, None)
+        if backlog is not None:
+            self.dropped += len(backlog.frames)
+
+    @property
+    def empty(self) -> bool:
+        """Whether every pipe has taken everything."""
+        return not self._backlogs
+
+
+def _is_slow(backlog: Backlog, now: float) -> bool:
+    stalled_s = now - backlog.stalled_since
+    return stalled_s > STALLED_S or (backlog.bytes > STALLED_BYTES and stalled_s > STALLED_BIG_S)
