@@ -25,7 +25,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from bridge.protocol.errors import INVALID_REQUEST, TOO_LARGE, BridgeError
 from bridge.protocol.prediction import Meta, Prediction

@@ -135,12 +135,12 @@ def _rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry) -> None:
         return
     for epoch in reversed(loaded.attempts):
         entry = loaded.attempts[epoch]
-        if entry.recalled or entry.state != DISPATCHED or loaded.started(epoch):
-            continue
-        if (entry.times.median_ms or 0.0) >= _RECALL_WORTH_MS:
+        if (entry.times.median_ms or 0.0) < _RECALL_WORTH_MS:
+            return
+        if not entry.recalled and entry.state == DISPATCHED and not loaded.started(epoch):
             entry.recalled = True
             tables.to_workers.append((loaded.peer, Recall(request_id=entry.request_id, epoch=epoch)))
-        return
+            return
 
 
 def on_recalled(tables: Tables, message: Recalled, now: float, peer: bytes) -> None:

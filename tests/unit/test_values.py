@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -393,7 +393,7 @@ def test_prediction_is_a_mapping_with_attributes() -> None:
     with pytest.raises(AttributeError, match="fields: answer, keys"):
         _ = prediction.reasoning
     with pytest.raises(AttributeError):
-        prediction.answer = "5"
+        prediction.answer = "5"  # type: ignore[attr-defined]
 
 
 def test_meta_is_set_once_and_copied() -> None:

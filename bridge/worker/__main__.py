@@ -1,0 +1,98 @@
+"""The worker process: `python -m bridge.worker --spec-fd N --slots-fd M --lifeline-fd K [worker_id run_id]`.
+
+The last two words are for readers of process listings. Exit codes: 0 stopped as asked, 1 could not boot or was refused,
+9 the coordinator is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from bridge.protocol.worker_spec import WorkerSpec, decode_spec
+from bridge.worker.attempt import Runner, remote_error
+from bridge.worker.loop import Loop
+from bridge.worker.slots import StartedSlots
+
+log = logging.getLogger("bridge.worker")
+
+# Threads that programs have left behind may hold up the end of the interpreter for so long.
+EXIT_LIMIT_S = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker until it is stopped; return its exit code."""
+    born_s = time.perf_counter()
+    arguments = _arguments(argv)
+    for fd in (arguments.spec_fd, arguments.slots_fd, arguments.lifeline_fd):
+        os.set_inheritable(fd, False)  # not for the children of programs
+    spec = _read_spec(arguments.spec_fd)
+    slots = StartedSlots(arguments.slots_fd)
+    os.close(arguments.slots_fd)
+    sys.path[:0] = spec.python_path
+    faulthandler.enable()
+    logging.basicConfig(format="%(levelname)s %(name)s %(message)s", level=logging.WARNING)
+    logging.getLogger("bridge").setLevel(spec.log_level.upper())
+    loop = Loop(spec, arguments.lifeline_fd)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator to decide about
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    loop.start()
+    code = _serve(spec, slots, loop, born_s)
+    threading.Thread(target=_leave_for_sure, args=(code,), name="leave", daemon=True).start()
+    return code
+
+
+def _serve(spec: WorkerSpec, slots: StartedSlots, loop: Loop, born_s: float) -> int:
+    try:
+        # Imported here: it brings DSPy, which takes a second, and the loop is to say Hello before that.
+        from bridge.worker import operations as builder
+
+        operations = builder.build(spec)
+        runner = Runner(operations, spec, slots)
+    except BaseException as exc:  # noqa: BLE001 - a preloaded module may call sys.exit()
+        error = remote_error(exc)
+        log.error("boot_failed: %s\n%s", error.message, error.details["remote_traceback"])
+        loop.boot_failed(error)
+        return loop.join()
+    # What booting made lives as long as the process: the collector need never look at it again.
+    gc.collect()
+    gc.freeze()
+    loop.ready(runner, operations.program, (time.perf_counter() - born_s) * 1e3)
+    code = loop.join()
+    try:
+        operations.close()
+    except Exception:
+        log.exception("close_failed")
+    return code
+
+
+def _leave_for_sure(code: int) -> None:
+    time.sleep(EXIT_LIMIT_S)
+    os._exit(code)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bridge.worker", description="A dspool worker; its coordinator starts it.")
+    parser.add_argument("--spec-fd", type=int, required=True, help="memfd of the encoded WorkerSpec")
+    parser.add_argument("--slots-fd", type=int, required=True, help="memfd of the started-slots page")
+    parser.add_argument("--lifeline-fd", type=int, required=True, help="pipe whose other end the coordinator holds")
+    parser.add_argument("names", nargs="*", help="worker id and run id, for process listings")
+    return parser.parse_args(argv)
+
+
+def _read_spec(fd: int) -> WorkerSpec:
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return decode_spec(file.read())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

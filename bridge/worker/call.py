@@ -1,0 +1,97 @@
+"""One attempt, as the operation that runs it sees it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, BridgeError
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+class CallStopped(BaseException):
+    """Unwinds a running program at its next boundary (an LM call, a tool, a metric).
+
+    A BaseException: DSPy's optimizers and evaluators count ordinary exceptions and go on. `error` is what
+    the caller is told.
+    """
+
+    def __init__(self, error: BridgeError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Call:
+    """One attempt: its identity, its deadline, its cancellation, what it used.
+
+    Thread-safe: a program may run parts of itself on threads of its own.
+    deadline: `time.monotonic()` seconds, or None.
+    """
+
+    def __init__(
+        self, request_id: int, epoch: int, operation: str, *, lm: str = "", deadline: float | None = None,
+        emit: Emit | None = None,
+    ) -> None:  # fmt: skip
+        self.request_id = request_id
+        self.epoch = epoch
+        self.operation = operation
+        self.lm = lm
+        self.deadline = deadline
+        self._emit = emit
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        self.lm_calls = 0
+        self.tokens = 0
+        self.cost_usd: float | None = None
+        self.cached = False
+
+    def remaining_s(self) -> float | None:
+        """Return the seconds left, never below 0; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def cancel(self) -> None:
+        """Ask the program to stop at its next boundary."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when the program is asked to stop; operations that wait, wait on it."""
+        return self._cancelled
+
+    def check(self) -> None:
+        """Raise CallStopped if the call was cancelled or its deadline has passed. Boundaries call it."""
+        if self._cancelled.is_set():
+            raise CallStopped(BridgeError(CANCELLED, f"{self.operation} was cancelled while running"))
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise CallStopped(
+                BridgeError(
+                    DEADLINE_EXCEEDED, f"{self.operation} ran past its deadline", details={"stage": "running"}
+                )
+            )
+
+    def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Send a progress event to the caller, if it asked for events."""
+        if self._emit is not None:
+            self._emit(kind, fields)
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether anybody reads what `emit` sends."""
+        return self._emit is not None
+
+    def used(self, *, lm_calls: int = 0, tokens: int = 0, cost_usd: float | None = None, cached: bool = False) -> None:
+        """Add to what this call has used."""
+        with self._lock:
+            self.lm_calls += lm_calls
+            self.tokens += tokens
+            if cost_usd is not None:
+                self.cost_usd = (self.cost_usd or 0.0) + cost_usd
+            self.cached = self.cached or cached
+
+
+# The call being run. DSPy's own executors copy contexts; plain threads of a program do not, and then run uncounted.
+current_call: ContextVar[Call | None] = ContextVar("dspool_call", default=None)

@@ -1,0 +1,205 @@
+"""The executor: threads that run attempts, first come, first served.
+
+An attempt waits until a thread claims it; only what is not claimed can be given back. The io thread alone submits and
+settles; the executor's threads only claim, run and deliver.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from bridge.protocol.errors import CANCELLED, BridgeError
+from bridge.protocol.messages import FLAG_EVENTS, Event, Message, Reply, Request
+from bridge.protocol.values import encode_value
+from bridge.worker.attempt import Runner, expired, internal_error, refuse
+from bridge.worker.call import Call, current_call
+
+log = logging.getLogger(__name__)
+
+# Events that wait to be sent; then the program that emits them waits too.
+EVENT_BACKLOG: Final = 1024
+_CHECK_S: Final = 0.1
+
+Deliver = Callable[[Message], None]
+
+
+class Emitter:
+    """The events of one attempt: numbered, in order, and none after its reply. Thread-safe."""
+
+    def __init__(self, request: Request, deliver: Deliver, room: threading.Semaphore) -> None:
+        self._request = request
+        self._deliver = deliver
+        self._room = room
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self._open = True
+        self.check: Callable[[], None] = lambda: None
+
+    def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Send an event; wait while too many are on their way.
+
+        Raises BridgeError for fields that cannot travel, CallStopped when the call ends while waiting.
+        """
+        payload = encode_value(dict(fields))
+        while not self._room.acquire(timeout=_CHECK_S):
+            self.check()
+        with self._lock:
+            if not self._open:
+                self._room.release()
+                return
+            self._sequence += 1
+            request = self._request
+            self._deliver(
+                Event(
+                    request_id=request.request_id,
+                    payload=payload,
+                    kind=kind,
+                    epoch=request.epoch,
+                    sequence=self._sequence,
+                )
+            )
+
+    def close(self) -> None:
+        """Send nothing more."""
+        with self._lock:
+            self._open = False
+
+
+class _Attempt:
+    __slots__ = ("call", "emitter", "request")
+
+    def __init__(self, request: Request, call: Call, emitter: Emitter | None) -> None:
+        self.request = request
+        self.call = call
+        self.emitter = emitter
+
+
+class Executor:
+    """Runs attempts on `slots` threads. deliver: takes what is to be sent, from any thread, without blocking."""
+
+    def __init__(self, slots: int, deliver: Deliver) -> None:
+        self._slots = slots
+        self._deliver = deliver
+        self._runner: Runner | None = None
+        self._changed = threading.Condition()
+        # Both in order of arrival. live: until the reply is settled; waiting: what no thread has claimed.
+        self._live: dict[int, _Attempt] = {}
+        self._waiting: dict[int, _Attempt] = {}
+        self._event_room = threading.Semaphore(EVENT_BACKLOG)
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many attempts no thread has claimed."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many attempts have started and are not settled."""
+        return len(self._live) - len(self._waiting)
+
+    def start(self, runner: Runner) -> None:
+        """Begin to run what was submitted and what will be."""
+        self._runner = runner
+        for number in range(self._slots):
+            threading.Thread(target=self._work, name=f"executor[{number}]", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end as they become idle."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # --- called by the io thread ------------------------------------------------------------------
+
+    def submit(self, request: Request, received_s: float) -> None:
+        """Take an attempt. received_s: `time.monotonic()` when it came; its deadline counts from there."""
+        deadline = None if request.deadline_ms is None else received_s + request.deadline_ms / 1e3
+        emitter = Emitter(request, self._deliver, self._event_room) if request.flags & FLAG_EVENTS else None
+        call = Call(
+            request.request_id, request.epoch, request.operation, lm=request.lm, deadline=deadline,
+            emit=emitter.emit if emitter is not None else None,
+        )  # fmt: skip
+        if emitter is not None:
+            emitter.check = call.check
+        attempt = _Attempt(request, call, emitter)
+        self._live[request.epoch] = attempt
+        with self._changed:
+            self._waiting[request.epoch] = attempt
+            self._changed.notify()
+
+    def recall(self, epoch: int) -> bool:
+        """Take an attempt back. Returns False if it has started, or has come and gone."""
+        with self._changed:
+            attempt = self._waiting.pop(epoch, None)
+        if attempt is None:
+            return False
+        del self._live[epoch]
+        return True
+
+    def recall_all(self) -> list[Request]:
+        """Take back everything that has not started, oldest first."""
+        with self._changed:
+            waiting, self._waiting = self._waiting, {}
+        for epoch in waiting:
+            del self._live[epoch]
+        return [attempt.request for attempt in waiting.values()]
+
+    def cancel(self, epoch: int) -> Reply | None:
+        """Return the reply to an attempt that will now never start; one that runs is asked to stop."""
+        attempt = self._live.get(epoch)
+        if attempt is None:
+            return None
+        if not self.recall(epoch):
+            attempt.call.cancel()
+            return None
+        text = f"{attempt.request.operation} was cancelled before it started"
+        return refuse(attempt.request, BridgeError(CANCELLED, text))
+
+    def settled(self, message: Message) -> None:
+        """Note that a delivered message is being sent: a reply ends its attempt, an event makes room for the next."""
+        if type(message) is Reply:
+            self._live.pop(message.epoch, None)
+        elif type(message) is Event:
+            self._event_room.release()
+
+    # --- the executor's threads -------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (attempt := self._claim()) is not None:
+            try:
+                reply = contextvars.copy_context().run(self._run, attempt)
+            except BaseException:
+                # Not even an error could be built. The coordinator tells the callers of a dead worker.
+                log.critical("attempt_unanswerable: epoch %d", attempt.request.epoch, exc_info=True)
+                os._exit(1)
+            if attempt.emitter is not None:
+                attempt.emitter.close()
+            self._deliver(reply)
+            del attempt, reply  # an idle thread holds on to no arguments or results
+
+    def _claim(self) -> _Attempt | None:
+        """Wait for an attempt and make it this thread's. Returns None when the executor is closed."""
+        with self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            return self._waiting.pop(next(iter(self._waiting)))
+
+    def _run(self, attempt: _Attempt) -> Reply:
+        assert self._runner is not None
+        request, call = attempt.request, attempt.call
+        try:
+            if call.deadline is not None and time.monotonic() >= call.deadline:
+                return expired(request)
+            current_call.set(call)
+            return self._runner.run(request, call)
+        except BaseException as exc:  # noqa: BLE001 - out of memory while answering: the caller must still be told
+            return refuse(request, internal_error(exc))

@@ -1,0 +1,83 @@
+"""The DSPy context that one request runs in: its language model, its callbacks, nobody else's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dspy  # type: ignore[import-untyped]
+from dspy.utils.callback import BaseCallback  # type: ignore[import-untyped]
+
+from bridge.worker.call import Call, current_call
+from bridge.worker.lm import LanguageModels, translate
+
+# What BootstrapFewShot and its like read their demonstrations from.
+_TRACE_STEPS = 10_000
+
+
+class CallBoundary(BaseCallback):  # type: ignore[misc]
+    """Stops a program between its steps, and keeps its Call known on the threads that DSPy starts.
+
+    DSPy hands its settings, and so this callback, to the threads of its executors, but no other context variable.
+    A CallStopped passes through DSPy: it catches and logs only ordinary exceptions of callbacks.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Step: a module is called."""
+        self._step()
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Step: a language model is called."""
+        self._step()
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Step: a tool is called."""
+        self._step()
+
+    def _step(self) -> None:
+        if current_call.get() is not self._call:
+            # Such a thread belongs to this request alone, so nothing is put back.
+            current_call.set(self._call)
+        self._call.check()
+
+
+class Scope:
+    """Opens the context of a request, with the language model that the request names."""
+
+    def __init__(self, models: LanguageModels) -> None:
+        self._models = models
+
+    @contextmanager
+    def enter(self, call: Call, *, tracing: bool = False, callbacks: Sequence[Any] = (), **more: Any) -> Iterator[None]:
+        """Run the body as DSPy work of `call`.
+
+        tracing: keep the trace of the predictors, as optimizers need. more: further DSPy settings.
+        Raises BridgeError: NOT_FOUND for an unknown language model, LM_ERROR for what a language model raised.
+        """
+        settings = {
+            "lm": self._models.get(call.lm),
+            "adapter": None,
+            "callbacks": [CallBoundary(call), *self._models.callbacks, *callbacks],
+            "track_usage": True,
+            "usage_tracker": None,
+            "disable_history": True,
+            # Never None: BestOfN extends it. A list of this request's own: the default one is shared by all.
+            "trace": [],
+            "max_trace_size": _TRACE_STEPS if tracing else 0,
+            **more,
+        }
+        token = current_call.set(call)
+        try:
+            with dspy.context(**settings):
+                yield
+        except Exception as exc:
+            error = translate(exc)
+            if error is None:
+                raise
+            raise error from exc
+        finally:
+            current_call.reset(token)
