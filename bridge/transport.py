@@ -49,16 +49,36 @@ class Router:
         self.socket.bind(endpoint)
         self._recv = self.socket.recv_multipart
         self._send = self.socket.send_multipart
+        # Whether something may have come in of which `fileno` gives no sign (any more).
+        self._stirred = True
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll, readable when something happened; `stirred` is to be asked before sleeping."""
+        return int(self.socket.getsockopt(zmq.FD))
+
+    def stirred(self) -> bool:
+        """Return whether a message can be received although `fileno` may not show it.
+
+        libzmq takes note of incoming messages, and clears the descriptor, inside any call on the socket. So after a
+        send, and unless `receive` has returned None since, sleeping on the descriptor could miss one.
+        """
+        if self._stirred:
+            self._stirred = bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return self._stirred
 
     def receive(self) -> list[bytes] | None:
         """Return the next `[peer, frame, ...]`, or None when nothing has come."""
         try:
-            return self._recv(zmq.NOBLOCK)
+            frames = self._recv(zmq.NOBLOCK)
         except zmq.Again:
+            self._stirred = False
             return None
+        self._stirred = True
+        return frames
 
     def send(self, peer: bytes, frames: Sequence[bytes]) -> Sent:
         """Try to hand `frames` to `peer`, all or nothing."""
+        self._stirred = True
         try:
             self._send([peer, *frames], zmq.NOBLOCK)
         except zmq.Again:

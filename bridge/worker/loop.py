@@ -164,7 +164,10 @@ class Loop:
         self._flush(time.monotonic())
 
     def _turn(self) -> None:
-        for fd, _ in self._poller.poll(self._timeout_ms()):
+        # The socket's descriptor is edge-triggered: only when nothing is pending may the loop sleep on it. Woken from
+        # sleep, the first frame is answered before anything else is looked at; what then still pends is drained.
+        pending = self._dealer.pending()
+        for fd, _ in self._poller.poll(0 if pending else self._timeout_ms()):
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
             elif fd == self._lifeline_fd and not os.read(fd, 512):
@@ -172,7 +175,7 @@ class Loop:
         # Before the posted messages are taken: what comes later wakes the loop again.
         self._woken = False
         now = time.monotonic()
-        self._receive(now)
+        self._receive(now, TURN_MESSAGES if pending else 1)
         if self._stop_asked and not self._stopping:
             self._begin_stop()
         self._take_posted()
@@ -181,9 +184,6 @@ class Loop:
         self._flush(now)
 
     def _timeout_ms(self) -> float:
-        # The socket's descriptor is edge-triggered: only when nothing is pending may the loop sleep on it.
-        if self._dealer.pending():
-            return 0
         due_s = min(self._beat_at_s, self._retry_at_s, self._leave_by_s)
         return max(0.0, (due_s - time.monotonic()) * 1e3)
 
@@ -201,8 +201,8 @@ class Loop:
 
     # --- what comes -------------------------------------------------------------------------------
 
-    def _receive(self, now: float) -> None:
-        left = TURN_MESSAGES
+    def _receive(self, now: float, left: int) -> None:
+        """Handle frames until at least `left` messages have come, or no more are there."""
         while left > 0 and (frames := self._dealer.receive()) is not None:
             decoded = codec.decode(frames)
             for message in decoded.messages:
@@ -211,7 +211,9 @@ class Loop:
                 else:
                     self._on_message(message)
             if decoded.problem is not None:
+                # Which attempts it held is unknown: only a new worker can be sure of what it was given.
                 log.error("frame_unreadable: %s (request %d)", decoded.problem, decoded.request_id)
+                self._leave(1)
             left -= len(decoded.messages) or 1
 
     def _on_request(self, request: Request, now: float) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-import zmq
 
 from bridge.protocol.codec import Decoded, decode
 from bridge.protocol.messages import Hello, Message, Reply, Request, Welcome
@@ -94,30 +93,30 @@ class Reactor:
         self._log = structlog.get_logger("dspool.coordinator")
         self._next_client_no = 1
         self._client_pidfds: dict[bytes, int] = {}
+        self._frames = FRAMES_PER_TURN  # that one read takes from one socket, this turn
         self._left = False  # no farewells: somebody insists, or nobody is left to hear them
         self._control = Control(
             fleet, launcher, settings, wire=self._wire_stats, version=identity.version, drain_s=drain_s,
             started_at=clock(),
         )  # fmt: skip
-        self._slow = select.epoll()
-        self._on_fd: dict[int, Callable[[float], None]] = {}
-        self._poller = zmq.Poller()
-        self._poller.register(frontend.socket, zmq.POLLIN)
-        self._poller.register(backend.socket, zmq.POLLIN)
-        self._poller.register(self._slow.fileno(), zmq.POLLIN)
+        # One epoll for everything: zmq_poll asks each socket several times per turn, at three system calls each.
+        self._epoll = select.epoll()
+        self._on_fd: dict[int, Callable[[float], object]] = {}
+        self.watch(backend.fileno(), self._read_backend)
+        self.watch(frontend.fileno(), self._read_frontend)
         self.watch(launcher.fileno(), self._read_launcher)
 
     # --- the outside ------------------------------------------------------------------------------
 
-    def watch(self, fd: int, handler: Callable[[float], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[float], object]) -> None:
         """Call `handler(now)` whenever `fd` is readable."""
         self._on_fd[fd] = handler
-        self._slow.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching a descriptor; it stays open."""
         del self._on_fd[fd]
-        self._slow.unregister(fd)
+        self._epoll.unregister(fd)
 
     def watch_signals(self, fd: int) -> None:
         """Watch the self-pipe that signals are written to: the first drains, a second one leaves at once."""
@@ -159,17 +158,21 @@ class Reactor:
         self._say_last_words()
 
     def _turn(self) -> None:
-        ready = dict(self._poller.poll(self._timeout_ms()))
+        # Woken by a descriptor, the first frame of each socket is handled and its consequences leave before anything else
+        # is looked at: alone in the house, a call is not held up. What is then still there is read in full.
+        backend, frontend = self._backend.stirred(), self._frontend.stirred()
+        self._frames = FRAMES_PER_TURN if backend or frontend else 1
+        events = self._epoll.poll(0 if backend or frontend else self._timeout_s())
         now = self._clock()
-        if self._backend.socket in ready:
+        if backend:
             self._read_backend(now)
-        if self._frontend.socket in ready:
+        if frontend:
             self._read_frontend(now)
-        if self._slow.fileno() in ready:
-            for fd, _ in self._slow.poll(0):
-                handler = self._on_fd.get(fd)
-                if handler is not None:
-                    handler(now)
+        for fd, _ in events:
+            handler = self._on_fd.get(fd)
+            if handler is not None:
+                handler(now)
+        self._perform(now)
         self._settle_deaths(now)
         timer = self._fleet.next_timer()
         if timer is not None and timer <= now:
@@ -177,7 +180,8 @@ class Reactor:
         self._retry_sends(now)
         self._perform(now)
 
-    def _timeout_ms(self) -> int | None:
+    def _timeout_s(self) -> float | None:
+        """Return how long nothing is due; None = for ever. epoll rounds up to its milliseconds."""
         times = [
             at
             for at in (
@@ -188,17 +192,14 @@ class Reactor:
             )
             if at is not None
         ]
-        if not times:
-            return None
-        # Rounded up: a poll that ends just before its time would spin.
-        return max(0, int((min(times) - self._clock()) * 1000.0) + 1)
+        return max(0.0, min(times) - self._clock()) if times else None
 
     # --- in ---------------------------------------------------------------------------------------
 
     def _read_backend(self, now: float) -> bool:
         """Handle what workers sent; return whether the socket is empty."""
         handle = self._fleet.handle
-        for _ in range(FRAMES_PER_TURN):
+        for _ in range(self._frames):
             frames = self._backend.receive()
             if frames is None:
                 return True
@@ -245,7 +246,7 @@ class Reactor:
 
     def _read_frontend(self, now: float) -> None:
         handle = self._fleet.handle
-        for _ in range(FRAMES_PER_TURN):
+        for _ in range(self._frames):
             frames = self._frontend.receive()
             if frames is None:
                 return
@@ -336,6 +337,7 @@ class Reactor:
                     self._log.error("nanny_lost")
 
     def _drain_backend(self, now: float) -> None:
+        self._frames = FRAMES_PER_TURN
         for _ in range(_DRAIN_PASSES):
             if self._read_backend(now):
                 return
@@ -432,11 +434,9 @@ class Reactor:
         """Give the last answers a moment to leave; then close what is ours."""
         until = self._clock() + _LAST_WORDS_S
         while not self._left and not self._to_clients.empty and self._clock() < until:
-            self._poller.poll(5)
+            self._epoll.poll(0.005)
             self._to_clients.retry(self._clock())
         for pidfd in self._client_pidfds.values():
             if pidfd >= 0:
                 os.close(pidfd)
-        self._slow.close()
-
-
+        self._epoll.close()

@@ -56,7 +56,7 @@ def on_request(tables: Tables, message: Request, now: float, peer: bytes) -> Non
         _accept(tables, client, pool, message, now)
         return
     if pool is not None:
-        pool.rejected += max(1, message.rows)
+        pool.rejected += min(max(1, message.rows), MAX_ROWS)  # what a caller claims is not a count yet
     if refusal is not None:
         reply = Reply(request_id=message.request_id, status=ERROR, payload=encode_error(refusal), pool=message.pool)
         tables.to_clients.append((peer, reply))
@@ -78,7 +78,7 @@ def _accept(tables: Tables, client: ClientEntry, pool: PoolEntry, message: Reque
     client.in_flight += rows
     pool.accepted += rows
     pool.queued += rows
-    worker = None if pool.queue else choose(pool, entry)
+    worker = None if pool.queue else choose(pool, entry.times)
     if worker is not None:
         dispatch(tables, entry, worker, now)
     else:
@@ -118,7 +118,10 @@ def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, messag
     if pool.boot_error is not None and not any(worker.state == READY for worker in pool.workers):
         return pool.boot_error
     limit = pool.config.max_queue
-    if pool.queued + message.rows > limit and (pool.queue or pool.queued >= limit):
+    # A message larger than the queue may wait alone. Without a queue only what a worker takes at once is accepted.
+    if pool.queued + message.rows > limit and (
+        pool.queue or (not limit and choose(pool, pool.credits.of(message.operation)) is None)
+    ):
         return _overloaded(pool, f"pool {pool.name} has {pool.queued} requests queued (limit {limit})")
     return None
 

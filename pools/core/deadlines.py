@@ -14,6 +14,8 @@ T = TypeVar("T")
 # An expired deadline is noticed at most this much late.
 WIDTH_S: Final = 0.02
 _PER_S: Final = 1.0 / WIDTH_S
+# Emptied buckets that may stay in the heap beyond as many as are in use, before it is made anew.
+_SPARE: Final = 128
 
 
 class Deadlines(Generic[T]):
@@ -34,6 +36,8 @@ class Deadlines(Generic[T]):
         if keys is None:
             keys = self._buckets[bucket] = {}
             heapq.heappush(self._heap, bucket)
+            if len(self._heap) > 2 * len(self._buckets) + _SPARE:
+                self._heap = sorted(self._buckets)  # a sorted list is a heap
         keys[key] = None
         self._size += 1
         return bucket

@@ -7,7 +7,7 @@ from typing import Final
 from bridge.protocol.errors import CANCELLED, BridgeError
 from bridge.protocol.messages import FLAG_EVENTS, Event, Recall, Recalled, Reply, Request, Started
 from pools.core.cancellation import cancelled_error, stop_attempt
-from pools.core.credits import SLOW_MS
+from pools.core.credits import SLOW_MS, RunTimes
 from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
 from pools.core.settlement import answer_cancel, settle, settle_error
 from pools.core.states import DISPATCHED, ON_DISPATCH, ON_RETURN, ON_START, REQUEST_MOVES, RUNNING, SETTLED
@@ -24,15 +24,15 @@ def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
     queue = pool.queue
     while queue:
         entry = next(iter(queue.values()))
-        worker = choose(pool, entry)
+        worker = choose(pool, entry.times)
         if worker is None:
             return
         del queue[entry.request_id]
         dispatch(tables, entry, worker, now)
 
 
-def choose(pool: PoolEntry, entry: RequestEntry) -> WorkerEntry | None:
-    """Return the ready worker that holds least, or None if none has credit.
+def choose(pool: PoolEntry, times: RunTimes) -> WorkerEntry | None:
+    """Return the ready worker that holds least, or None if none has credit for an operation of these run times.
 
     Among equals the one that was given something longest ago, so that idle workers take turns. A worker may take
     the next message, whatever its rows, while it holds fewer rows than slots + prefetch.
@@ -48,7 +48,7 @@ def choose(pool: PoolEntry, entry: RequestEntry) -> WorkerEntry | None:
     if best is None:
         return None
     prefetch = pool.config.prefetch
-    credit = pool.slots + (entry.times.prefetch if prefetch is None else prefetch)
+    credit = pool.slots + (times.prefetch if prefetch is None else prefetch)
     return best if best.held < credit else None
 
 
@@ -125,22 +125,28 @@ def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
     if pool.queue:
         pump(tables, pool, now)
     elif pool.over and worker.held < pool.slots:
-        _rebalance(tables, pool, worker)
+        rebalance(tables, pool, worker, 1)
 
 
-def _rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry) -> None:
-    """Ask the most loaded worker to give back the attempt it would start last."""
+def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int) -> None:
+    """Ask the most loaded worker to give back the `wanted` attempts it would start last, as far as its slots are full.
+
+    Some ready worker must hold more than its slots (`pool.over`).
+    """
     loaded = max(pool.ready, key=lambda worker: worker.held)
-    if loaded is idle or loaded.held <= pool.slots:
+    wanted = min(wanted, loaded.held - pool.slots)
+    if loaded is idle or idle.died:
         return
     for epoch in reversed(loaded.attempts):
+        if wanted <= 0:
+            return
         entry = loaded.attempts[epoch]
         if (entry.times.median_ms or 0.0) < _RECALL_WORTH_MS:
             return
         if not entry.recalled and entry.state == DISPATCHED and not loaded.started(epoch):
             entry.recalled = True
             tables.to_workers.append((loaded.peer, Recall(request_id=entry.request_id, epoch=epoch)))
-            return
+            wanted -= 1
 
 
 def on_recalled(tables: Tables, message: Recalled, now: float, peer: bytes) -> None:
@@ -179,7 +185,6 @@ def on_started(tables: Tables, message: Started, now: float, peer: bytes) -> Non
     entry = worker.attempts.get(message.epoch) if worker is not None else None
     if worker is None or entry is None:
         return  # its reply came first
-    entry.recalled = False
     if entry.state == DISPATCHED:
         entry.state = REQUEST_MOVES[entry.state][ON_START]
     if entry.state == SETTLED or entry.cancel != NOT_ASKED:
@@ -202,7 +207,7 @@ def lost(tables: Tables, worker: WorkerEntry, signal: int | None, cause: str, no
             continue
         if entry.state == DISPATCHED and not worker.started(epoch):
             entry.deaths += 1
-            if entry.deaths < _MAX_DEATHS:
+            if entry.deaths < _MAX_DEATHS or entry.cancel != NOT_ASKED:
                 give_back(tables, entry, now)
             else:
                 settle_error(tables, entry, _worker_lost(worker, signal, cause, "no"), now)
@@ -214,9 +219,10 @@ def lost(tables: Tables, worker: WorkerEntry, signal: int | None, cause: str, no
 
 
 def _worker_lost(worker: WorkerEntry, signal: int | None, cause: str, executed: str) -> BridgeError:
+    doing = "ran" if executed == "maybe" else "held"
     return BridgeError(
         "WORKER_LOST",
-        f"worker {worker.worker_id} (pid {worker.pid}) was lost while it ran this request: {cause}",
+        f"worker {worker.worker_id} (pid {worker.pid}) was lost while it {doing} this request: {cause}",
         retryable=True,
         details={"cause": cause, "signal": signal, "executed": executed, "worker": worker.worker_id},
     )

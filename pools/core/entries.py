@@ -71,9 +71,9 @@ class WorkerEntry:
     """
 
     __slots__ = (
-        "attempts", "boot_error", "boot_ms", "failed", "held", "incarnation", "kill_why", "last_epoch", "last_heard",
-        "launched_at", "peer", "pid", "place", "pool", "requests", "rss_bytes", "slots", "slots_page", "state",
-        "stop_wanted", "worker_id",
+        "attempts", "boot_error", "boot_ms", "died", "failed", "held", "incarnation", "kill_why", "last_epoch",
+        "last_heard", "launched_at", "peer", "pid", "place", "pool", "requests", "rss_bytes", "slots", "slots_page",
+        "state", "stop_wanted", "worker_id",
     )  # fmt: skip
 
     def __init__(self, pool: PoolEntry, place: int, incarnation: int, slots_page: Sequence[int], now: float) -> None:
@@ -97,6 +97,7 @@ class WorkerEntry:
         self.failed = 0
         self.rss_bytes = 0
         self.kill_why = ""
+        self.died = False  # its process has ended; what it sent may still come
         self.stop_wanted = False  # intent, recorded before the worker is told
 
     def started(self, epoch: int) -> bool:

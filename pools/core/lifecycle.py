@@ -9,7 +9,7 @@ from bridge.protocol.errors import BridgeError, decode_error
 from bridge.protocol.messages import BootFailed as BootFailedMessage
 from bridge.protocol.messages import Heartbeat, Hello, Program, Ready, Stop
 from pools.core.cancellation import cancel, kill
-from pools.core.dispatch import lost, pump
+from pools.core.dispatch import lost, pump, rebalance
 from pools.core.entries import DEAD_WORKER_KEPT_S, DeadWorker, Place, PoolEntry, WorkerEntry
 from pools.core.events import (
     BootFailed,
@@ -88,8 +88,6 @@ def on_hello(tables: Tables, message: Hello, now: float, peer: bytes) -> None:
     worker.pid = worker.pid or message.pid
     worker.last_heard = now
     tables.workers_by_peer[peer] = worker
-    for _, program in tables.programs.values():
-        tables.to_workers.append((peer, program))
 
 
 def on_ready(tables: Tables, message: Ready, now: float, peer: bytes) -> None:
@@ -102,12 +100,17 @@ def on_ready(tables: Tables, message: Ready, now: float, peer: bytes) -> None:
     worker.slots = message.slots
     worker.last_heard = now
     pool = worker.pool
-    pool.ready.append(worker)
     pool.was_ready = True
     pool.boot_error = None
-    pool.restarts.recovered()
+    pool.restarts.recovered(now=now)
+    if worker.died:
+        return  # it lived to say so, no longer
+    pool.ready.append(worker)
     tables.log("worker_ready", worker=worker.worker_id, pid=worker.pid, boot_ms=round(worker.boot_ms))
+    tables.to_workers.extend((peer, program) for _, program in tables.programs.values())
     pump(tables, pool, now)
+    if pool.over and not worker.held:
+        rebalance(tables, pool, worker, pool.slots)
 
 
 def on_boot_failed(tables: Tables, message: BootFailedMessage, now: float, peer: bytes) -> None:
@@ -129,6 +132,7 @@ def on_died(tables: Tables, event: WorkerDied, now: float, peer: bytes) -> None:
     """A worker's process has ended: dispatch to it no more. What it held is settled by WorkerExited."""
     worker = tables.workers.get(event.worker_id)
     if worker is not None:
+        worker.died = True
         _leave_ready(worker)
 
 
@@ -202,7 +206,7 @@ def _boot_error(pool: PoolEntry, worker: WorkerEntry, event: WorkerExited, reaso
     elif isinstance(reason, LaunchFailed):
         text, traceback = reason.error, ""
     else:
-        text, traceback = str(reason), "\n".join(event.log_tail)
+        text, traceback = worker.kill_why or str(reason), "\n".join(event.log_tail)
     return unavailable(
         f"pool {pool.name} cannot start its workers ({worker.worker_id}): {text}\n{traceback}".rstrip(),
         remote_traceback=traceback,
@@ -240,7 +244,7 @@ def check(tables: Tables, now: float) -> None:
 
 
 def on_program(tables: Tables, event: ProgramDeployed, now: float, peer: bytes) -> None:
-    """Route a program's name to its pool and tell every worker."""
+    """Route a program's name to its pool and tell every ready worker; the others learn it when they are."""
     tables.programs[event.program.name] = (event.pool, event.program)
     _tell_workers(tables, event.program)
 
@@ -252,8 +256,8 @@ def on_program_removed(tables: Tables, event: ProgramRemoved, now: float, peer: 
 
 
 def _tell_workers(tables: Tables, program: Program) -> None:
-    for worker in tables.workers_by_peer.values():
-        tables.to_workers.append((worker.peer, program))
+    for pool in tables.pools.values():
+        tables.to_workers.extend((worker.peer, program) for worker in pool.ready)
 
 
 # --- the end --------------------------------------------------------------------------------------

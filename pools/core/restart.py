@@ -27,11 +27,8 @@ class RestartPolicy:
     def crashed(self, *, now: float) -> float:
         """Count a restart after a crash; return the seconds to wait before it."""
         self.count += 1
-        recent = self._recent
-        while recent and recent[0] <= now - self._config.window_s:
-            recent.popleft()
-        if len(recent) < self._config.max_restarts:
-            recent.append(now)
+        if self._within_intensity(now):
+            self._recent.append(now)
             self._waits = 0
             return 0.0
         return self._backoff()
@@ -42,11 +39,17 @@ class RestartPolicy:
         self.failed_boots += 1
         return self._backoff()
 
-    def recovered(self) -> None:
+    def recovered(self, *, now: float) -> None:
         """Forget the backoff of failed boots: a worker became ready. A crash loop of ready workers keeps its own."""
         self.failed_boots = 0
-        if len(self._recent) < self._config.max_restarts:
+        if self._within_intensity(now):
             self._waits = 0
+
+    def _within_intensity(self, now: float) -> bool:
+        recent = self._recent
+        while recent and recent[0] <= now - self._config.window_s:
+            recent.popleft()
+        return len(recent) < self._config.max_restarts
 
     def _backoff(self) -> float:
         low, high = self._config.backoff_s

@@ -62,14 +62,14 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
 
 def settle_error(tables: Tables, entry: RequestEntry, error: BridgeError, now: float) -> None:
     """Settle with an error of the fleet's own."""
-    if error.code == CANCELLED:
-        entry.pool.cancelled += entry.rows
     settle(tables, entry, Reply(request_id=entry.request_id, status=ERROR, payload=encode_error(error)), now)
 
 
 def answer_cancel(tables: Tables, entry: RequestEntry, stage: str, how: str) -> None:
     """Say what became of a cancellation, once."""
     entry.cancel_answered = True
+    if how != "none":
+        entry.pool.cancelled += entry.rows
     tables.to_clients.append(
         (entry.client.peer, CancelReply(request_id=entry.request_id, stage=stage, how=how)),
     )

@@ -144,8 +144,10 @@ def test_failures_become_errors_that_decide(
 
 def test_a_prompt_that_is_too_long_keeps_its_own_error(models: Models) -> None:
     text = "This model's maximum context length is 10 tokens"
-    with OpenAIServer(Answer(text, status=400, code="context_length_exceeded")) as server, pytest.raises(ContextWindowExceededError) as raised:
-        ask(models(server))
+    with OpenAIServer(Answer(text, status=400, code="context_length_exceeded")) as server:
+        lms = models(server)
+        with pytest.raises(ContextWindowExceededError) as raised:
+            ask(lms)
     error = translate(raised.value)
     assert error is not None
     assert (error.retryable, error.details["type"]) == (False, "ContextWindowExceededError")
@@ -240,7 +242,7 @@ def test_max_concurrency_holds_for_all_threads_and_connections_are_kept(models: 
             answers = [answer for found in pool.map(run, range(8)) for answer in found]
         assert len(answers) == len(server.requests) == 32
         assert server.peak == 3
-        assert server.connections <= 4
+        assert server.connections == 3
 
 
 def test_a_caller_that_gives_up_waiting_for_a_permit_sends_nothing(models: Models) -> None:

@@ -283,9 +283,8 @@ class Sim:
                 self._take_attempt(peer, message)
             case wire.Recall():
                 worker = self._worker_at(peer)
-                assert not worker.dead
                 assert all(recall.epoch != message.epoch for recall in worker.recalls), "recalled twice"
-                if message.epoch in worker.attempts:
+                if message.epoch in worker.attempts and not worker.dead:
                     worker.recalls.append(message)
 
     def _take_attempt(self, peer: bytes, attempt: wire.Request) -> None:

@@ -132,6 +132,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Server
 
     def setup(self) -> None:
@@ -147,23 +148,22 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = owner.begin(Seen(self.path, headers, body))
+        streamed = answer.status == 200 and body.get("stream")
         try:
             if answer.hang:
                 owner.hang(self._gone)
                 self.close_connection = True
                 return
             owner.pause(answer.latency_s)
-            if answer.status != 200:
-                error = {"error": {"message": answer.text, "type": "scripted", "code": answer.code}}
-                self._send(json.dumps(error).encode(), answer)
-            elif body.get("stream"):
+            if streamed:
                 self._stream(answer, str(body["model"]))
-            else:
-                self._send(json.dumps(_completion(answer.text, body)).encode(), answer)
         except OSError:
             self.close_connection = True  # the client has gone
         finally:
+            # Before the client can have its answer: its next request is not open beside this one.
             owner.end()
+        if not streamed:
+            self._send(json.dumps(_reply(answer, body)).encode(), answer)
 
     def _gone(self) -> bool:
         self.connection.setblocking(False)
@@ -175,13 +175,16 @@ class _Handler(BaseHTTPRequestHandler):
             return True
 
     def _send(self, data: bytes, answer: Answer) -> None:
-        self.send_response(answer.status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+        try:
+            self.send_response(answer.status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:
+            self.close_connection = True  # the client has gone
 
     def _stream(self, answer: Answer, model: str) -> None:
         self.send_response(200)
@@ -202,15 +205,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-def _completion(text: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def _reply(answer: Answer, body: Mapping[str, Any]) -> dict[str, Any]:
+    if answer.status != 200:
+        return {"error": {"message": answer.text, "type": "scripted", "code": answer.code}}
     asked = " ".join(str(message["content"]) for message in body["messages"])
     return {
         "id": "c1",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": body["model"],
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-        "usage": _usage(text, asked),
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer.text}}],
+        "usage": _usage(answer.text, asked),
     }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import datetime
 import json
+import random
 import runpy
 import threading
 import time
@@ -475,11 +476,13 @@ def test_the_data_set_is_split_without_overlap() -> None:
         assert {teams.count(team) for team in set(teams)} == {len(rows) // 5}
 
 
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("optimizer", ["labeled", "bootstrap", "search"])
-def test_demonstrations_lift_the_score(context: None, optimizer: str) -> None:
+def test_demonstrations_lift_the_score(context: None, optimizer: str, seed: int) -> None:
     example = runpy.run_path(str(TICKETS / "program.py"))
     router, metric = example["TicketRouter"], example["same_team"]
     train, validation, test = (example["load"](part) for part in ("train", "validation", "test"))
+    random.Random(seed).shuffle(train)
     few = {"metric": metric, "max_bootstrapped_demos": 4, "max_labeled_demos": 16}
     student: dspy.Module
     if optimizer == "labeled":
