@@ -68,9 +68,7 @@ class Call:
             raise CallStopped(BridgeError(CANCELLED, f"{self.operation} was cancelled while running"))
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise CallStopped(
-                BridgeError(
-                    DEADLINE_EXCEEDED, f"{self.operation} ran past its deadline", details={"stage": "running"}
-                )
+                BridgeError(DEADLINE_EXCEEDED, f"{self.operation} ran past its deadline", details={"stage": "running"})
             )
 
     def emit(self, kind: str, fields: Mapping[str, Any]) -> None:

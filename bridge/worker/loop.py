@@ -202,7 +202,7 @@ class Loop:
     # --- what comes -------------------------------------------------------------------------------
 
     def _receive(self, now: float, left: int) -> None:
-        """Handle frames until at least `left` messages have come, or no more are there."""
+        """Handle frames until `left` messages have come, or no more are there; a full frame brings others along."""
         while left > 0 and (frames := self._dealer.receive()) is not None:
             decoded = codec.decode(frames)
             for message in decoded.messages:
@@ -214,6 +214,8 @@ class Loop:
                 # Which attempts it held is unknown: only a new worker can be sure of what it was given.
                 log.error("frame_unreadable: %s (request %d)", decoded.problem, decoded.request_id)
                 self._leave(1)
+            if left == 1 < len(decoded.messages):
+                left = TURN_MESSAGES
             left -= len(decoded.messages) or 1
 
     def _on_request(self, request: Request, now: float) -> None:

@@ -130,7 +130,7 @@ def compile_signature(text: str, instructions: str | None = None) -> Any:
         check(text)
     except SignatureError as exc:
         details = {"line": exc.line, "column": exc.column, "text": text}
-        raise BridgeError(SIGNATURE_ERROR, str(exc), details=details) from exc
+        raise BridgeError(SIGNATURE_ERROR, exc.message, details=details) from exc
     try:
         return dspy.Signature(text, instructions)
     except Exception as exc:
@@ -141,7 +141,7 @@ def compile_signature(text: str, instructions: str | None = None) -> Any:
 def signature_error(text: str, message: str) -> BridgeError:
     """Return a SIGNATURE_ERROR about a text as a whole."""
     error = SignatureError(message, text)
-    return BridgeError(SIGNATURE_ERROR, str(error), details={"line": 1, "column": 1, "text": text})
+    return BridgeError(SIGNATURE_ERROR, error.message, details={"line": 1, "column": 1, "text": text})
 
 
 # --- the makers: (signature, generation config, the module's own options) -> module -----------------------------------

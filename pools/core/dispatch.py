@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from bridge.protocol.errors import CANCELLED, BridgeError
-from bridge.protocol.messages import FLAG_EVENTS, Event, Recall, Recalled, Reply, Request, Started
+from bridge.protocol.messages import FLAG_EVENTS, Event, Recall, Recalled, Reply, Started
 from pools.core.cancellation import cancelled_error, stop_attempt
 from pools.core.credits import SLOW_MS, RunTimes
 from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
@@ -71,26 +73,14 @@ def dispatch(tables: Tables, entry: RequestEntry, worker: WorkerEntry, now: floa
     if before <= pool.slots < after:
         pool.over += 1
     deadline = entry.deadline
-    tables.to_workers.append(
-        (
-            worker.peer,
-            Request(
-                request_id=entry.request_id,
-                payload=message.payload,
-                operation=message.operation,
-                pool=pool.name,
-                principal=entry.client.principal,
-                session=message.session,
-                deadline_ms=None if deadline is None else (deadline - now) * 1000.0,
-                epoch=epoch,
-                lm=message.lm,
-                traceparent=message.traceparent,
-                depth=message.depth,
-                rows=entry.rows,
-                flags=message.flags,
-            ),
-        )
+    attempt = replace(
+        message,
+        pool=pool.name,
+        principal=entry.client.principal,
+        deadline_ms=None if deadline is None else (deadline - now) * 1000.0,
+        epoch=epoch,
     )
+    tables.to_workers.append((worker.peer, attempt))
 
 
 def release(worker: WorkerEntry, epoch: int) -> RequestEntry | None:

@@ -71,8 +71,8 @@ class WorkerEntry:
     """
 
     __slots__ = (
-        "attempts", "boot_error", "boot_ms", "died", "failed", "held", "incarnation", "kill_why", "last_epoch",
-        "last_heard", "launched_at", "peer", "pid", "place", "pool", "requests", "rss_bytes", "slots", "slots_page",
+        "attempts", "boot_error", "boot_ms", "died", "held", "incarnation", "kill_why", "last_epoch",
+        "last_heard", "launched_at", "peer", "pid", "place", "pool", "requests", "rss_bytes", "slots_page",
         "state", "stop_wanted", "worker_id",
     )  # fmt: skip
 
@@ -87,14 +87,12 @@ class WorkerEntry:
         self.last_heard = now
         self.peer = b""
         self.pid = 0
-        self.slots = 0
         self.boot_ms = 0.0
         self.boot_error: bytes | None = None
         self.attempts: dict[int, RequestEntry] = {}
         self.held = 0
         self.last_epoch = 0
         self.requests = 0
-        self.failed = 0
         self.rss_bytes = 0
         self.kill_why = ""
         self.died = False  # its process has ended; what it sent may still come

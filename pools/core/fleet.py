@@ -130,6 +130,11 @@ class Fleet:
         return min(deadline, timer)
 
     @property
+    def open_requests(self) -> int:
+        """How many requests are accepted and not settled (a request of many rows counts once)."""
+        return len(self._tables.requests)
+
+    @property
     def ready(self) -> bool:
         """Whether every place of every pool has a worker that takes requests."""
         return all(len(pool.ready) == len(pool.places) for pool in self._tables.pools.values())

@@ -97,7 +97,6 @@ def on_ready(tables: Tables, message: Ready, now: float, peer: bytes) -> None:
         return
     worker.state = WORKER_MOVES[worker.state][ON_READY]
     worker.boot_ms = (now - worker.launched_at) * 1000.0
-    worker.slots = message.slots
     worker.last_heard = now
     pool = worker.pool
     pool.was_ready = True

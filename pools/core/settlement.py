@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from bridge.protocol.errors import CANCELLED, BridgeError, decode_error, encode_error
 from bridge.protocol.messages import ERROR, OK, ROWS, CancelReply, Reply
 from pools.core.entries import NOT_ASKED, RequestEntry, WorkerEntry
@@ -35,27 +37,16 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
         pool.failed += rows
     # After a return to the queue there is no dispatch to measure to.
     waited_s = (entry.dispatched_at or now) - entry.accepted_at
-    tables.to_clients.append(
-        (
-            entry.client.peer,
-            Reply(
-                request_id=entry.request_id,
-                payload=reply.payload,
-                status=reply.status,
-                epoch=entry.epoch,
-                run_ms=reply.run_ms,
-                lm_calls=reply.lm_calls,
-                tokens=reply.tokens,
-                cost_usd=reply.cost_usd,
-                cached=reply.cached,
-                worker=worker.worker_id if worker is not None else "",
-                pool=pool.name,
-                attempt=entry.attempts,
-                queue_ms=waited_s * 1000.0,
-                total_ms=total_ms,
-            ),
-        )
+    completed = replace(
+        reply,
+        epoch=entry.epoch,
+        worker=worker.worker_id if worker is not None else "",
+        pool=pool.name,
+        attempt=entry.attempts,
+        queue_ms=waited_s * 1000.0,
+        total_ms=total_ms,
     )
+    tables.to_clients.append((entry.client.peer, completed))
     if entry.cancel != NOT_ASKED and not entry.cancel_answered:
         _answer_cancel(tables, entry, reply, worker)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Final
 
-_PER_OCTAVE: Final = 8  # buckets per doubling: 9 % wide
-_BUCKETS: Final = 256
+_PER_OCTAVE: Final = 16  # buckets per doubling, equally wide: 3 to 6 % of their values
+_PER_MANTISSA: Final = 2 * _PER_OCTAVE
+_BUCKETS: Final = 512
 _LOWEST_MS: Final = 0.001
 _WINDOW_S: Final = 60.0
 
 
 class Histogram:
-    """Recent latencies in log-spaced buckets: the last one to two minutes, 256 counters each."""
+    """Recent latencies in buckets of 3 to 6 %: the last one to two minutes, 512 counters each."""
 
     __slots__ = ("_current", "_previous", "_rotate_at")
 
@@ -25,8 +26,10 @@ class Histogram:
         """Count one latency."""
         if now >= self._rotate_at:
             self._rotate(now)
-        index = int(math.log2(value_ms / _LOWEST_MS) * _PER_OCTAVE) if value_ms > _LOWEST_MS else 0
-        self._current[index if index < _BUCKETS else _BUCKETS - 1] += 1
+        # value = mantissa * 2**exponent with a mantissa from 0.5 to 1: equal steps of it per octave.
+        mantissa, exponent = math.frexp(value_ms / _LOWEST_MS)
+        index = (exponent - 1) * _PER_OCTAVE + int(mantissa * _PER_MANTISSA) - _PER_OCTAVE
+        self._current[0 if index < 0 else index if index < _BUCKETS else _BUCKETS - 1] += 1
 
     def _rotate(self, now: float) -> None:
         idle = now >= self._rotate_at + _WINDOW_S
@@ -44,5 +47,6 @@ class Histogram:
         for index, (a, b) in enumerate(zip(self._current, self._previous, strict=True)):
             seen += a + b
             if seen >= rank:
-                return round(_LOWEST_MS * math.exp2((index + 1) / _PER_OCTAVE), 3)
+                octave, step = divmod(index + 1, _PER_OCTAVE)
+                return round(math.ldexp(_LOWEST_MS * (1.0 + step / _PER_OCTAVE), octave), 3)
         return None

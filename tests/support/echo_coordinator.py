@@ -1,9 +1,9 @@
 """The far end of a client's connection, without a fleet: a process with a ROUTER that answers for itself.
 
-Run as `python -m tests.support.echo_coordinator ENDPOINT [MAX_IN_FLIGHT]`; it prints a line once it is bound. Operations:
-`echo` answers its arguments; `raise` an error of the code and message given; `hold` answers when it is cancelled or when
-`release` comes; `ignore` never answers anything, its cancellation included; `events` sends that many events first;
-`requests` answers how many rows it has got; `frames` how many frame lists; `order` the request ids in order of arrival.
+Run as `python -m tests.support.echo_coordinator ENDPOINT [MAX_IN_FLIGHT]`; it prints a line once it is bound.
+Operations: `echo` answers its arguments; `raise` an error of the code and message given; `hold` answers when it is
+cancelled or when `release` comes; `ignore` never answers; `events` sends that many events first; `requests` answers how
+many rows have come; `frames` how many frame lists; `order` the request ids in order of arrival.
 """
 
 from __future__ import annotations

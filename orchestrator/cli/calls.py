@@ -1,0 +1,165 @@
+"""`dspool call`, `deploy`, `optimize`: commands that make workers work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.arguments import parse_pairs, parse_target, read_args
+from orchestrator.cli.coordinators import session
+from orchestrator.cli.failure import command
+from orchestrator.cli.listings import AsJson
+from orchestrator.cli.plain import duration, plain, readable
+from orchestrator.cli.progress import follow
+from orchestrator.cli.screen import err, fill, out, print_json, table
+from orchestrator.errors import InvalidRequest
+
+PoolName = Annotated[str | None, typer.Option("--pool", help="The pool; else the operation's own.")]
+
+
+@command
+def call(
+    operation: Annotated[str, typer.Argument(help="A built-in operation, dspy.MODULE, or a deployed program.")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Arguments. A value is JSON where it parses as JSON, else text."),
+    ] = None,
+    args: Annotated[
+        str | None, typer.Option("--args", help="All arguments as JSON, as @file, or - for standard input.")
+    ] = None,
+    pool: PoolName = None,
+    lm: Annotated[str | None, typer.Option("--lm", help="A language model by its configured name.")] = None,
+    deadline_s: Annotated[float | None, typer.Option("--deadline", help="Seconds this call may take.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Execute one operation and print its value.
+
+    With --json: {"value": …, "meta": …}. Example: dspool call dspy.Predict signature='question -> answer'
+    inputs='{"question": "What is a pool?"}'
+    """
+    value = read_args(args, pairs or [])
+    with session() as client:
+        future = client.submit(operation, value, pool=pool, lm=lm, deadline_s=deadline_s)
+        try:
+            result = future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+    if as_json:
+        print_json({"value": plain(result), "meta": _meta(future.meta)})
+        return
+    typer.echo(readable(result))
+    console = err()
+    if console.is_terminal and future.meta is not None:
+        meta = future.meta
+        used = f", {meta.lm_calls} LM calls, {meta.tokens} tokens" if meta.lm_calls else ""
+        console.print(f"[dim]{meta.worker}, {meta.total_ms:.1f} ms{used}[/]")
+
+
+def _meta(meta: Any) -> Any:
+    if meta is None:
+        return None
+    return {name: plain(getattr(meta, name)) for name in meta.__slots__}
+
+
+@command
+def deploy(
+    name: Annotated[str, typer.Argument(help="The name that the program gets: it is called by it.")],
+    target: Annotated[str, typer.Argument(help='pkg.module:Class, file.py:Class, or {"module": …, "signature": …}')],
+    pool: Annotated[str, typer.Option("--pool", help="Where the program runs.")] = "general",
+    state: Annotated[
+        Path | None, typer.Option("--state", help="A JSON file of the program's state, as dspy saves it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy a program: it is loaded in a worker before this returns."""
+    loaded = None if state is None else read_args(f"@{state}", [])
+    if loaded is not None and not isinstance(loaded, dict):
+        raise InvalidRequest(f"{state} holds no program's state: a JSON object is needed", path="state")
+    with session() as client:
+        version = client.deploy(name, parse_target(target), pool=pool, state=loaded)
+    if as_json:
+        print_json({"name": version.name, "version": version.version, "sha256": version.sha256})
+    else:
+        out().print(
+            f"{version.name} version {version.version} ({version.sha256[:12]}) is deployed in {pool}", markup=False
+        )
+
+
+@command
+def undeploy(
+    name: Annotated[str, typer.Argument(help="A deployed program.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove a deployed program."""
+    with session() as client:
+        client.undeploy(name)
+    if as_json:
+        print_json({"name": name, "deployed": False})
+    else:
+        out().print(f"{name} is removed", markup=False)
+
+
+@command
+def optimize(
+    name: Annotated[str, typer.Argument(help="A deployed program.")],
+    data: Annotated[Path, typer.Option("--data", help="Training rows: .jsonl, .json or .csv.")],
+    metric: Annotated[str, typer.Option("--metric", help="exact:FIELD, pkg.module:function or file.py:function.")],
+    optimizer: Annotated[str, typer.Option("--optimizer", help="The optimizer's name.")] = "BootstrapFewShot",
+    valset: Annotated[
+        Path | None, typer.Option("--valset", help="Validation rows; else a fifth of the training rows.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")] = 0,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", metavar="KEY=VALUE", help="A parameter of the optimizer; repeatable.")
+    ] = None,
+    deploy: Annotated[bool, typer.Option("--deploy", help="Deploy the optimized program under its name.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", help="Write the optimized program as YAML.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Optimize a program in the optimizer pool."""
+    with session() as client:
+        job = client.optimize(
+            name,
+            optimizer=optimizer,
+            trainset=str(data),
+            valset=None if valset is None else str(valset),
+            metric=metric,
+            params=parse_pairs(param or []),
+            seed=seed,
+        )
+        try:
+            follow(job, err())
+            result = job.result()
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
+        version = result.deploy() if deploy else None
+        if output is not None:
+            result.to_yaml(output)
+    if as_json:
+        document = {
+            "program": result.program, "score": result.score, "baseline_score": result.baseline_score,
+            "candidates": result.candidates, "usage": result.usage,
+        }  # fmt: skip
+        deployed = None if version is None else {"name": version.name, "version": version.version}
+        print_json({**plain(document), "deployed": deployed})
+        return
+    _print_result(result, name)
+    if version is not None:
+        out().print(f"{version.name} version {version.version} is deployed", markup=False)
+    elif output is None:
+        out().print("not kept: use --deploy or --output FILE", markup=False)
+
+
+def _print_result(result: Any, name: str) -> None:
+    console = out()
+    console.print(f"{name}: validation score {result.baseline_score:g} → {result.score:g}", markup=False)
+    made = table("candidate", ">score")
+    console.print(fill(made, ([one["name"], f"{one['score']:g}"] for one in result.candidates)))
+    usage, seconds = result.usage, result.details.get("seconds")
+    cost = "" if usage.get("cost_usd") is None else f", {usage['cost_usd']:.4f} USD"
+    took = "" if seconds is None else f", {duration(seconds)}"
+    console.print(f"{usage['lm_calls']} LM calls, {usage['tokens']} tokens{cost}{took}", markup=False)

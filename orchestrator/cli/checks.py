@@ -1,0 +1,254 @@
+"""What `dspool doctor` looks at. Each check looks, changes nothing, and says what to do."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.cli import census
+from orchestrator.cli.plain import mebibytes
+from orchestrator.errors import ConfigError, DspoolError
+from orchestrator.rundir import end_run, ensure_private, process_ticks, read_info
+
+if TYPE_CHECKING:
+    from orchestrator.config import Settings
+
+OK: Final = "ok"
+NOTE: Final = "note"
+FAIL: Final = "fail"
+
+_PYTHON: Final = (3, 11)
+_LIBZMQ: Final = (4, 3, 5)
+_MIN_MEMORY_BYTES: Final = 1 << 30
+_MEMORY_PER_WORKER_BYTES: Final = 200 << 20  # what dspy and its imports take
+_MIN_FILES: Final = 1024
+_FILES_PER_WORKER: Final = 8
+_SOCKET_PATH_BYTES: Final = 2 + 32 + 16
+_PR_GET_CHILD_SUBREAPER: Final = 37
+_RUN_ID_CHARS: Final = 32
+_END_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. status: ok, note (works, with less) or fail. advice: what to do, if anything."""
+
+    check: str
+    status: str
+    found: str
+    advice: str = ""
+
+
+def machine() -> Iterator[Finding]:
+    """Check interpreter, libraries and the kernel's abilities."""
+    version = platform.python_version()
+    enough = sys.version_info[:2] >= _PYTHON
+    yield _finding("Python", enough, f"{version} ({sys.executable})", "dspool needs Python 3.11 or newer")
+    system = f"{platform.system()} {platform.release()}"
+    yield _finding("system", sys.platform == "linux", system, "dspool runs on Linux")
+    for name in ("dspy", "pyzmq", "msgpack", "msgspec", "pydantic"):
+        yield _distribution(name)
+    yield _libzmq()
+    yield _finding("pidfd", hasattr(os, "pidfd_open") and _works(_open_pidfd), "pidfd_open", "needs Linux 5.3 or newer")
+    yield _finding(
+        "memfd", hasattr(os, "memfd_create") and _works(_make_memfd), "memfd_create", "needs Linux 3.17 or newer"
+    )
+    yield _finding("subreaper", _works(_ask_subreaper), "PR_SET_CHILD_SUBREAPER", "needs Linux 3.4 or newer")
+    yield _cgroups()
+
+
+def capacity(workers: int) -> Iterator[Finding]:
+    """Check cores, memory and descriptors against the configured number of workers."""
+    import psutil
+
+    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory()
+    status = OK if workers <= 2 * cores + 2 else NOTE
+    yield Finding(
+        "cores",
+        status,
+        f"{cores} usable, {workers} workers configured",
+        "" if status == OK else "lower the pools' size",
+    )
+    needed = max(_MIN_MEMORY_BYTES, workers * _MEMORY_PER_WORKER_BYTES)
+    status = OK if memory.available >= needed else NOTE
+    advice = "" if status == OK else f"{workers} workers take about {mebibytes(needed)} MiB"
+    yield Finding("memory", status, f"{mebibytes(memory.available)} of {mebibytes(memory.total)} MiB available", advice)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MIN_FILES + workers * _FILES_PER_WORKER
+    enough = soft == resource.RLIM_INFINITY or soft >= wanted
+    yield Finding(
+        "open files", OK if enough else NOTE, f"limit {soft} (hard {hard})", "" if enough else f"ulimit -n {wanted}"
+    )
+
+
+def configuration(load: Callable[[], Settings]) -> tuple[Settings | None, Finding]:
+    """Check the configuration; return it too if it is valid."""
+    try:
+        settings = load()
+    except ConfigError as error:
+        return None, Finding("configuration", FAIL, error.message, "dspool config check")
+    return settings, Finding("configuration", OK, str(settings.file or "built in (no file)"))
+
+
+def directories(settings: Settings) -> Iterator[Finding]:
+    """Check run_dir and data_dir."""
+    from bridge.transport import IPC_PATH_BYTES
+
+    for name, path in (("run_dir", settings.run_dir), ("data_dir", settings.data_dir)):
+        yield _directory(name, path)
+    size = len(os.fsencode(settings.run_dir)) + _SOCKET_PATH_BYTES
+    yield _finding(
+        "socket paths", size <= IPC_PATH_BYTES, f"up to {size} of {IPC_PATH_BYTES} bytes", "choose a shorter run_dir"
+    )
+
+
+def _directory(name: str, path: Path) -> Finding:
+    try:
+        # An existing one only: looking must not create it.
+        if path.is_symlink() or path.exists():
+            ensure_private(path)
+            return Finding(name, OK, f"{path} is private to you")
+    except DspoolError as error:
+        return Finding(name, FAIL, str(path), error.message)
+    parent = next(each for each in path.parents if each.exists())
+    writable = os.access(parent, os.W_OK | os.X_OK)
+    return _finding(name, writable, f"{path} will be made", f"{parent} is not writable: name another {name}")
+
+
+# --- what dead runs left ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What belongs to the dead. runs: ids in run_dir; homes: folders of an `Orchestrator`; workers without a nanny."""
+
+    run_dir: Path
+    runs: list[str]
+    homes: list[Path]
+    processes: list[census.Process]
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.homes or self.processes)
+
+    def remove(self) -> None:
+        """Remove everything."""
+        for each in self.processes:
+            each.signal(signal.SIGKILL)
+        census.survivors(self.processes, _END_TIMEOUT_S)
+        for run_id in self.runs:
+            end_run(self.run_dir, run_id)
+        for home in self.homes:
+            shutil.rmtree(home)
+
+
+def leftovers(run_dir: Path) -> Leftovers:
+    """Look for what dead coordinators and dead owners of an `Orchestrator` left."""
+    places = {Path(tempfile.gettempdir()), Path("/tmp")}
+    homes = [owner.parent for place in places for owner in place.glob("dspool-*/owner") if _is_orphaned(owner)]
+    processes = [found for found, _ in census.orphans()]
+    return Leftovers(run_dir, list(_dead_runs(run_dir)), sorted(homes), processes)
+
+
+def left(found: Leftovers) -> Finding:
+    """Say what was left."""
+    if not found:
+        return Finding("leftovers", OK, "none")
+    folders = [*(found.run_dir / run_id for run_id in found.runs), *found.homes]
+    lines = [*map(str, folders), *(f"process {each}" for each in found.processes)]
+    return Finding("leftovers", NOTE, "\n".join(lines), "dspool doctor --fix removes them")
+
+
+def _dead_runs(run_dir: Path) -> Iterator[str]:
+    try:
+        names = os.listdir(run_dir)
+    except OSError:
+        return
+    for name in names:
+        # A directory that says nothing about its coordinator may be of one that is just starting.
+        info = read_info(run_dir, name) if len(name) == _RUN_ID_CHARS else None
+        if info is not None and not info.alive:
+            yield name
+
+
+def _is_orphaned(owner: Path) -> bool:
+    """Return whether the process named in the file (pid and start time) is dead."""
+    try:
+        pid, ticks = owner.read_text(encoding="utf-8").split()
+        return owner.stat().st_uid == os.getuid() and str(process_ticks(int(pid))) != ticks
+    except (OSError, ValueError):
+        return False
+
+
+# --- single facts -----------------------------------------------------------------------------
+
+
+def _finding(check: str, holds: bool, found: str, advice: str) -> Finding:
+    return Finding(check, OK if holds else FAIL, found, "" if holds else advice)
+
+
+def _distribution(name: str) -> Finding:
+    try:
+        return Finding(name, OK, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Finding(name, FAIL, "not installed", f"pip install {name}")
+
+
+def _libzmq() -> Finding:
+    import zmq
+
+    enough = zmq.zmq_version_info() >= _LIBZMQ
+    return _finding("libzmq", enough, zmq.zmq_version(), "dspool needs libzmq 4.3.5: pip install --upgrade pyzmq")
+
+
+def _works(attempt: Callable[[], None]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
+
+
+def _open_pidfd() -> None:
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        select.select([pidfd], [], [], 0)
+    finally:
+        os.close(pidfd)
+
+
+def _make_memfd() -> None:
+    os.close(os.memfd_create("doctor", os.MFD_CLOEXEC))
+
+
+def _ask_subreaper() -> None:
+    libc, answer = ctypes.CDLL(None, use_errno=True), ctypes.c_int()
+    if libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _cgroups() -> Finding:
+    """Version 2 and writable would let memory limits be enforced by the kernel; nothing here needs it."""
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return Finding("cgroups", NOTE, "no version 2 hierarchy", "not needed")
+    lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    folder = Path("/sys/fs/cgroup") / own.lstrip("/")
+    writable = os.access(folder, os.W_OK)
+    return Finding(
+        "cgroups",
+        OK if writable else NOTE,
+        f"version 2, {'writable' if writable else 'not writable'}",
+        "" if writable else "not needed",
+    )

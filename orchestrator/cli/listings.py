@@ -1,0 +1,264 @@
+"""`dspool status`, `programs`, `logs`, `config`: commands that look."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.coordinators import find, require, session
+from orchestrator.cli.failure import NoCoordinator, command
+from orchestrator.cli.plain import duration, mebibytes, milliseconds, plain
+from orchestrator.cli.screen import fill, out, print_json, table
+from orchestrator.discovery import LOG_FILE, user_run_dir
+from orchestrator.errors import InvalidRequest, Unavailable
+from orchestrator.rundir import CoordinatorInfo
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_FOLLOW_S = 0.25
+_MAX_LINES = 1000
+
+
+# --- status -----------------------------------------------------------------------------------
+
+
+@command
+def status(as_json: AsJson = False) -> None:
+    """Show pools, workers, requests."""
+    found = require()
+    with session(found) as client:
+        stats, workers = client.stats(), client.workers()
+    if as_json:
+        print_json({"endpoint": found.endpoint, **plain(stats), "workers": plain(workers)})
+        return
+    console = out()
+    head = f"coordinator pid {stats['pid']}, version {stats['version']}, up {duration(stats['uptime_s'])}"
+    console.print(f"{head}\n{found.endpoint}", markup=False)
+    console.print(pools_table(stats["pools"]))
+    console.print(workers_table([row for row in workers if row["state"] != "exited"]))
+    if dead := [row for row in workers if row["state"] == "exited"]:
+        console.print(_dead_table(dead))
+    for name in ("requests", "wire"):
+        console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in stats[name].items()))
+
+
+def pools_table(pools: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return the table of pools, from `stats()["pools"]`."""
+    made = table("pool", ">size", ">ready", ">busy", ">queued", ">in flight", ">restarts", ">p50 ms", ">p99 ms")
+    numbers = ("size", "ready", "busy", "queued", "in_flight", "restarts")
+    return fill(
+        made,
+        (
+            [name, *(row[key] for key in numbers), milliseconds(row["p50_ms"]), milliseconds(row["p99_ms"])]
+            for name, row in pools.items()
+        ),
+    )
+
+
+def workers_table(workers: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the table of living workers, from `workers()`."""
+    made = table("worker", ">pid", "state", ">RSS MiB", ">age", ">requests", ">in flight", ">boot ms")
+    return fill(
+        made,
+        (
+            [
+                row["id"], row["pid"] or "-", row["state"], mebibytes(row["rss_bytes"]), duration(row["age_s"]),
+                row["requests"], row["in_flight"], milliseconds(row["boot_ms"] or None),
+            ]
+            for row in workers
+        ),
+    )  # fmt: skip
+
+
+def _dead_table(workers: Sequence[Mapping[str, Any]]) -> Any:
+    made = table("worker", ">pid", ">lived", ">requests", ">peak RSS MiB", "cause", title="ended in the last hour")
+    return fill(
+        made,
+        (
+            [
+                row["id"], row["pid"] or "-", duration(row["age_s"]), row["requests"],
+                mebibytes(row["exit"]["peak_rss_bytes"]), row["exit"]["cause"],
+            ]
+            for row in workers
+        ),
+    )  # fmt: skip
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+
+@command
+def programs(as_json: AsJson = False) -> None:
+    """List the deployed programs."""
+    with session() as client:
+        rows = plain(client.programs())
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        out().print("no program is deployed: dspool deploy NAME TARGET", markup=False)
+    else:
+        made = table("program", ">version", "pool", "inputs", "outputs", "target", "sha256")
+        out().print(
+            fill(
+                made,
+                (
+                    [
+                        row["name"], row["version"], row["pool"], ", ".join(row["inputs"]), ", ".join(row["outputs"]),
+                        row["target"], row["sha256"][:12],
+                    ]
+                    for row in rows
+                ),
+            )
+        )  # fmt: skip
+
+
+# --- logs -------------------------------------------------------------------------------------
+
+
+@command
+def logs(
+    worker: Annotated[
+        str | None, typer.Argument(help="A worker's id, such as general-0.1; without it the coordinator.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come; Ctrl-C ends it.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=_MAX_LINES, help="How many lines.")] = 200,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Show what a worker wrote to stdout and stderr, or the coordinator's own log.
+
+    A worker's lines are kept after its death. The coordinator's are in a file when it was started with `dspool up -d`.
+    """
+    if follow and as_json:
+        raise InvalidRequest("--follow has no end and --json is one document: choose one of them")
+    if worker is None:
+        _coordinator_log(lines, follow=follow, as_json=as_json)
+        return
+    with session() as client:
+        kept = client.logs(worker)
+        if as_json:
+            print_json(kept[-lines:])
+            return
+        _write(kept[-lines:])
+        if follow:
+            _follow_worker(lambda: client.logs(worker), lambda: _lives(client.workers(), worker), kept)
+
+
+def _lives(workers: Sequence[Mapping[str, Any]], worker_id: str) -> bool:
+    return any(row["id"] == worker_id and row["state"] != "exited" for row in workers)
+
+
+def _follow_worker(read: Callable[[], list[str]], lives: Callable[[], bool], seen: list[str]) -> None:
+    """Write what comes until the worker is dead and has been read to its end."""
+    living = True
+    while living:
+        time.sleep(_FOLLOW_S)
+        living = lives()
+        lines = read()
+        _write(new_lines(seen, lines))
+        seen = lines
+
+
+def new_lines(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """Return what came after `before`: both are the last lines of one stream, of which the first may be dropped."""
+    for dropped in range(len(before) + 1):
+        shared = before[dropped:]
+        if list(now[: len(shared)]) == list(shared):
+            return now[len(shared) :]
+    return now
+
+
+def _coordinator_log(lines: int, *, follow: bool, as_json: bool) -> None:
+    found = find()
+    directory = found.run_dir if found is not None else user_run_dir()
+    path = directory / LOG_FILE
+    if found is None and not path.exists():
+        raise NoCoordinator(f"no coordinator is running, and {path} does not exist")
+    if not path.exists():
+        raise Unavailable(f"this coordinator writes its log to where it was started: there is no {path}")
+    with path.open("r", encoding="utf-8", errors="replace") as file:
+        tail = file.read().splitlines()[-lines:]
+        if as_json:
+            print_json(tail)
+            return
+        _write(tail)
+        if follow:
+            for line in _growth(file, found.info if found is not None else None):
+                _write([line])
+
+
+def _growth(file: Any, info: CoordinatorInfo | None) -> Iterator[str]:
+    """Yield the lines that are added to a file while a coordinator lives, and the last ones after its death."""
+    partial = ""
+    living = True
+    while living:
+        living = info is not None and info.alive
+        partial += file.read()
+        *whole, partial = partial.split("\n")
+        yield from whole
+        if living:
+            time.sleep(_FOLLOW_S)
+    if partial:
+        yield partial
+
+
+def _write(lines: Sequence[str]) -> None:
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+# --- config -----------------------------------------------------------------------------------
+
+config = typer.Typer(help="The configuration: check it, show it, its schema.", no_args_is_help=True)
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="The file; else DSPOOL_CONFIG, else ./dspool.yaml if there is one.")
+]
+
+
+@config.command("check")
+@command
+def config_check(file: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Check the configuration; every problem is told, with its line."""
+    from orchestrator.config import load
+
+    settings = load(file)
+    source = str(settings.file) if settings.file is not None else None
+    if as_json:
+        print_json({"valid": True, "file": source})
+    else:
+        out().print(f"{source or 'the built-in configuration (no file)'} is valid", markup=False)
+
+
+@config.command("show")
+@command
+def config_show(file: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show the configuration, defaults filled in, secrets masked: of the running coordinator, else of the file."""
+    found = None if file is not None else find()
+    if found is None:
+        from orchestrator.config import load, show
+
+        shown, origin = show(load(file)), "of the file and the environment; no coordinator is running"
+        if file is not None:
+            origin = f"of {file} and the environment"
+    else:
+        with session(found) as client:
+            shown, origin = client.execute("dspool.config"), f"of the coordinator with pid {client.stats()['pid']}"
+    if as_json:
+        print_json(plain(shown))
+        return
+    import yaml
+
+    sys.stdout.write(f"# {origin}\n{yaml.safe_dump(plain(shown), sort_keys=False, allow_unicode=True)}")
+
+
+@config.command("schema")
+@command
+def config_schema(as_json: AsJson = False) -> None:
+    """Print the JSON Schema of dspool.yaml."""
+    from orchestrator.config import schema
+
+    print_json(schema())

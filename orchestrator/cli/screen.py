@@ -1,0 +1,54 @@
+"""The terminal: consoles and tables. Where output is no terminal, plain lines that are never wrapped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_PLAIN_WIDTH = 200
+
+
+def out() -> Console:
+    """Return a console on standard output."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """Return a console on standard error."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    return console
+
+
+def table(*headings: str, title: str | None = None) -> Table:
+    """Return an empty table. A heading that starts with `>` is of a column of numbers."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for heading in headings:
+        made.add_column(heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left")
+    return made
+
+
+def fill(made: Table, rows: Iterable[Sequence[Any]]) -> Table:
+    """Add rows of anything that has a text; markup in it means nothing."""
+    from rich.text import Text
+
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return made
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

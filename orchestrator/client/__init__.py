@@ -1,0 +1,1 @@
+"""What users import: `Client` and `AsyncClient`, two faces of one core."""

@@ -1,0 +1,220 @@
+"""`AsyncClient`: the same methods, awaited. The event loop is never blocked: an io thread drives the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from orchestrator.client.api import Api
+from orchestrator.client.calls import Callee
+from orchestrator.client.core import Connection
+from orchestrator.client.future import CancelOutcome, Future
+from orchestrator.client.jobs import AsyncJob, EventLog, Steps
+from orchestrator.client.mailbox import Mailbox, Waiter, tell
+from orchestrator.client.progress import Progress
+from orchestrator.client.remote import Awaiting
+from orchestrator.client.request import Call, encode_args
+from orchestrator.client.rows import MapPlan, RowMap
+from orchestrator.errors import DspoolError
+
+T = TypeVar("T")
+
+
+class AsyncFuture:
+    """The outcome of one request, to come: await it. If the awaiting task is cancelled, so is the request.
+
+    request_id, meta, done(), cancel(force): as those of `Future`.
+    """
+
+    def __init__(self, core: Future, waiter: Waiter, read: Callable[[Future], Any]) -> None:
+        self.core = core
+        self.waiter = waiter
+        self._read = read
+
+    @property
+    def request_id(self) -> int:
+        """Names the request."""
+        return self.core.request_id
+
+    @property
+    def meta(self) -> Any:
+        """How the request was executed; None until it is settled."""
+        return self.core.meta
+
+    def done(self) -> bool:
+        """Return whether the request is settled."""
+        return self.core.done()
+
+    def cancel(self, force: bool = False) -> AsyncCancelOutcome:
+        """Ask for cancellation; return what is known at once. Its `.outcome(timeout)` is awaited."""
+        found = self.core.cancel(force)
+        return AsyncCancelOutcome(found.stage, found.how, found)
+
+    async def settled(self, timeout_s: float | None = None) -> None:
+        """Wait until it is settled. Raises TimeoutError; the request goes on."""
+        async with asyncio.timeout(timeout_s):
+            await asyncio.shield(self.waiter)
+
+    def on_settled(self, call: Callable[[], object]) -> None:
+        """Have something called in the event loop when it is settled."""
+        self.waiter.add_done_callback(lambda _: call())
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            if not self.core.done():
+                # Shielded: other tasks may await the same answer.
+                yield from asyncio.shield(self.waiter)
+        except asyncio.CancelledError:
+            self.core.cancel()
+            raise
+        return self._read(self.core)
+
+    def __repr__(self) -> str:
+        return f"<AsyncFuture request_id={self.request_id} {'settled' if self.done() else 'pending'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncCancelOutcome:
+    """What became of a cancellation; see CancelOutcome."""
+
+    stage: str
+    how: str
+    _core: CancelOutcome
+
+    def __bool__(self) -> bool:
+        return bool(self._core)
+
+    async def outcome(self, timeout: float | None = None) -> CancelOutcome:  # noqa: ASYNC109 - as CancelOutcome's
+        """Return the final outcome, waiting for it. Raises TimeoutError if it is not known in `timeout` seconds."""
+        return await asyncio.to_thread(self._core.outcome, timeout)
+
+
+class AsyncClient(Awaiting, Api):
+    """A connection to a coordinator for asyncio; an asynchronous context manager.
+
+    Connecting takes a moment, and up to `timeout_s` where a coordinator hangs: `connect_async` does it without blocking
+    the event loop. Raises Unavailable if no coordinator answers.
+    """
+
+    def __init__(self, endpoint: str, *, principal: str = "default", run_id: str = "", timeout_s: float = 5.0) -> None:
+        self.connection = Connection(endpoint, principal=principal, run_id=run_id, timeout_s=timeout_s)
+        self._mailbox: Mailbox | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where the coordinator listens."""
+        return self.connection.endpoint
+
+    async def cancel(self, request_id: int, force: bool = False) -> AsyncCancelOutcome:
+        """Cancel a request of this client; see Future.cancel."""
+        found = self.connection.cancel_id(request_id, force)
+        return AsyncCancelOutcome(found.stage, found.how, found)
+
+    async def close(self) -> None:
+        """Leave: what is queued is cancelled, what runs is asked to stop, futures end with Cancelled."""
+        await asyncio.to_thread(self.connection.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint}>"
+
+    # --- what is done with plans --------------------------------------------------------------
+
+    def _encode(self, args: Any) -> bytes:
+        connection = self.connection
+        return encode_args(args, connection.nesting, connection.message_bytes)
+
+    def _box(self) -> Mailbox:
+        """Return the mailbox of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = Mailbox(loop)
+        return self._mailbox
+
+    async def _send(self, call: Call[Any], log: EventLog | None = None) -> AsyncFuture:
+        box, connection = self._box(), self.connection
+        payload, fields = self._encode(call.args), call.fields()
+        while True:
+            waiter = box.loop.create_future()
+            put = functools.partial(box.put, waiter)
+            if connection.has_room(1, put):
+                break
+            await waiter
+        on_event = None if log is None else log.add
+        core = connection.submit(payload, fields, deadline_s=call.deadline_s, notify=put, on_event=on_event)
+        return AsyncFuture(core, waiter, call.value)
+
+    async def _run(self, call: Call[T]) -> T:
+        future = await self._send(call)
+        try:
+            await future.waiter
+        except asyncio.CancelledError:
+            future.core.cancel()
+            raise
+        return call.value(future.core)
+
+    async def _submit(self, call: Call[Any]) -> AsyncFuture:
+        return await self._send(call)
+
+    async def _start(self, call: Call[T]) -> AsyncJob[T]:
+        log = EventLog()
+        future = await self._send(call, log)
+        return AsyncJob(future, log, call, self.connection)
+
+    def _callee(self, plan: Callable[[dict[str, Any]], Call[T]]) -> Callee[Awaitable[T]]:
+        return Callee(lambda inputs: self._run(plan(inputs)))
+
+    async def _run_steps(self, steps: Steps) -> Any:
+        value: Any = None
+        while True:
+            try:
+                call = steps.send(value)
+            except StopIteration as stop:
+                return stop.value
+            value = await self._run(call)
+
+    def _map(self, plan: MapPlan) -> AsyncIterator[Any]:
+        loop, connection, news = asyncio.get_running_loop(), self.connection, asyncio.Event()
+
+        def more() -> None:
+            tell(loop, news.set)
+
+        def send(payload: bytes, rows: int, notify: Callable[[object], object]) -> Future:
+            def settled(future: object) -> None:
+                notify(future)
+                more()
+
+            return connection.submit(payload, plan.fields, rows=rows, deadline_s=plan.deadline_s, notify=settled)
+
+        rows = RowMap(
+            plan, connection.max_in_flight, encode=self._encode, send=send,
+            has_room=lambda count: connection.has_room(count, more),
+        )  # fmt: skip
+        return self._iterate(rows, plan, news)
+
+    async def _iterate(self, rows: RowMap, plan: MapPlan, news: asyncio.Event) -> AsyncIterator[Any]:
+        with Progress(plan.fields["operation"], plan.rows, shown=plan.progress) as progress:
+            try:
+                for outcomes in rows.steps():
+                    if outcomes is None:
+                        await news.wait()
+                        news.clear()
+                        continue
+                    for outcome in outcomes:
+                        if plan.raises and isinstance(outcome, DspoolError):
+                            raise outcome
+                        yield outcome
+                    progress.advance(len(outcomes))
+            finally:
+                rows.cancel()

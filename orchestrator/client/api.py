@@ -1,0 +1,218 @@
+"""The remote methods, each defined once for both clients (see `remote`)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from bridge.protocol.values import Prediction
+from orchestrator.client.calls import ProgramVersion, absolute_target, is_program_name
+from orchestrator.client.dataset import read_rows
+from orchestrator.client.jobs import OptimizationResult, Steps, read_result
+from orchestrator.client.remote import bind_methods, calling, mapping, remote, starting, submitting
+from orchestrator.client.request import Call, check_count, check_name, one_of, request_fields
+from orchestrator.client.request import mapping as check_mapping
+from orchestrator.client.rows import MapPlan
+from orchestrator.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import numpy
+
+OPTIMIZER_POOL: Final = "optimizer"
+
+
+class Api:
+    """What can be asked of a coordinator.
+
+    Options of every call: `pool` (None = where the operation is at home), `deadline_s` (None = the pool's default),
+    `lm` (the name of a language model, None = the default one). Errors are those of `orchestrator.errors`.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bind_methods(cls, Api)
+
+    # --- operations ---------------------------------------------------------------------------
+
+    @remote
+    def execute(
+        self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
+        lm: str | None = None,
+    ) -> Call[Any]:  # fmt: skip
+        """Run an operation and return its value.
+
+        operation: a built-in name, `dspy.<Module>`, or the name of a deployed program (whose args are its inputs).
+        """
+        return Call(operation, args, pool, deadline_s, lm)
+
+    @submitting
+    def submit(
+        self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
+        lm: str | None = None,
+    ) -> Call[Any]:  # fmt: skip
+        """Start an operation and return its future.
+
+        Raises only what is known here: InvalidRequest, TooLarge, a closed client. While too many rows of this client
+        are unanswered it waits for room, at most the deadline.
+        """
+        return Call(operation, args, pool, deadline_s, lm)
+
+    @mapping
+    def map(
+        self, operation: str, rows: Iterable[Any], *, ordered: bool = True, on_error: str = "raise", window: int = 256,
+        chunk: int | str = "auto", progress: bool = False, pool: str | None = None, deadline_s: float | None = None,
+        lm: str | None = None,
+    ) -> MapPlan:  # fmt: skip
+        """Run an operation on each of many rows; iterate over the values.
+
+        rows: read as needed, at most `window` ahead of what is taken. ordered: values come in the order of the rows.
+        on_error: "raise" the first error, or "yield" errors in the place of values; a bad row fails alone. chunk: rows
+        per request; "auto" measures. deadline_s: for each request. Stopping early cancels what is under way.
+        """
+        fields = request_fields(operation, pool, deadline_s, lm)
+        one_of("on_error", on_error, ("raise", "yield"))
+        size = None if chunk == "auto" else check_count("chunk", chunk)
+        if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+            raise InvalidRequest(f"rows must be an iterable of arguments, got {type(rows).__name__}", path="rows")
+        return MapPlan(
+            fields, rows, ordered, on_error == "raise", check_count("window", window), size, progress, deadline_s
+        )
+
+    @remote
+    def ping(self, pool: str = "general", *, deadline_s: float | None = None) -> Call[dict[str, Any]]:
+        """Ask a worker of a pool whether it is there; return which it is."""
+        return Call("ping", {}, pool, deadline_s)
+
+    @remote
+    def embed(
+        self, texts: Iterable[str], *, pool: str | None = None, deadline_s: float | None = None
+    ) -> Call[numpy.ndarray]:
+        """Return the embeddings of texts, an array of float32 of shape (n, dim)."""
+        if isinstance(texts, str | bytes):
+            raise InvalidRequest("texts must be a list of texts, got one text", path="texts")
+        return Call("embed", {"texts": list(texts)}, pool, deadline_s)
+
+    # --- modules and programs -----------------------------------------------------------------
+
+    @calling
+    def module(
+        self, name: str, signature: str, *, options: Mapping[str, Any] | None = None, pool: str | None = None,
+        deadline_s: float | None = None, lm: str | None = None,
+    ) -> Callable[[dict[str, Any]], Call[Prediction]]:  # fmt: skip
+        """Return a DSPy module as something to call with its inputs: `module("dspy.Predict", "q -> a")(q="…")`."""
+        return lambda inputs: _module_call(name, signature, inputs, options, pool, deadline_s, lm)
+
+    @remote
+    def predict(self, signature: str, /, **inputs: Any) -> Call[Prediction]:
+        """Run `dspy.Predict` on inputs; `module` takes options."""
+        return _module_call("dspy.Predict", signature, inputs, None, None, None, None)
+
+    @calling
+    def program(
+        self, name: str, *, pool: str | None = None, deadline_s: float | None = None, lm: str | None = None
+    ) -> Callable[[dict[str, Any]], Call[Any]]:
+        """Return a deployed program as something to call with its inputs."""
+        return lambda inputs: Call(name, inputs, pool, deadline_s, lm)
+
+    @remote
+    def deploy(
+        self, name: str, target: str | Mapping[str, Any], *, pool: str = "general",
+        state: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None,
+    ) -> Call[ProgramVersion]:  # fmt: skip
+        """Deploy a program under a name, loaded in a worker before this answers.
+
+        target: "package.module:QA", "file.py:QA" (from this directory), or {"module": "dspy.Predict", "signature":
+        "…"}. state: what dspy's dump_state returned. Raises RemoteError with the traceback if it does not load.
+        """
+        return deploy_call(name, target, pool, state, config)
+
+    @remote
+    def programs(self) -> Call[list[dict[str, Any]]]:
+        """Return the deployed programs."""
+        return Call("dspool.programs")
+
+    @remote
+    def undeploy(self, name: str) -> Call[None]:
+        """Remove a program. Raises NotFound."""
+        return Call("dspool.undeploy", {"name": check_name("name", name)}, read=lambda _: None)
+
+    @starting
+    def optimize(
+        self, program: str | Mapping[str, Any], *, optimizer: str = "BootstrapFewShot", trainset: Any,
+        valset: Any = None, metric: str, params: Mapping[str, Any] | None = None, seed: int = 0,
+        budget: Mapping[str, Any] | None = None, pool: str = OPTIMIZER_POOL, deadline_s: float | None = None,
+        lm: str | None = None,
+    ) -> Call[OptimizationResult[Any]]:  # fmt: skip
+        """Start an optimization; return its job.
+
+        program: the name of a deployed program, or a target as `deploy` takes. trainset, valset: rows (mappings), or a
+        .jsonl, .json or .csv file; no valset takes 20 % of the train set, chosen by the seed. metric: `exact:FIELD` or
+        an import path. budget: {calls, seconds, usd}.
+        """
+        source = absolute_target(program)
+        args = {
+            "program": source if is_program_name(source) else {"target": source},
+            "optimizer": optimizer,
+            "trainset": read_rows(trainset, "trainset"),
+            "valset": None if valset is None else read_rows(valset, "valset"),
+            "metric": absolute_target(metric),
+            "params": dict(check_mapping("params", params or {})),
+            "seed": seed,
+            "budget": None if budget is None else dict(check_mapping("budget", budget)),
+        }
+        read = functools.partial(read_result, source=source, deploy=self._run_steps)
+        return Call("optimize", args, pool, deadline_s, lm, read, events=True)
+
+    def _run_steps(self, steps: Steps) -> Any:
+        """Run calls one after the other: each client in its way."""
+        raise NotImplementedError
+
+    # --- the coordinator ----------------------------------------------------------------------
+
+    @remote
+    def stats(self) -> Call[dict[str, Any]]:
+        """Return counts of requests and of each pool."""
+        return Call("dspool.stats")
+
+    @remote
+    def pools(self) -> Call[Any]:
+        """Return the pools."""
+        return Call("dspool.pools")
+
+    @remote
+    def workers(self) -> Call[list[dict[str, Any]]]:
+        """Return the workers, those that died within the last hour too."""
+        return Call("dspool.workers")
+
+    @remote
+    def logs(self, worker_id: str, lines: int | None = None) -> Call[list[str]]:
+        """Return a worker's last lines of output. Raises NotFound."""
+        args: dict[str, Any] = {"worker": check_name("worker_id", worker_id)}
+        if lines is not None:
+            args["lines"] = check_count("lines", lines)
+        return Call("dspool.logs", args)
+
+
+def deploy_call(
+    name: str, target: Any, pool: str | None, state: Mapping[str, Any] | None, config: Mapping[str, Any] | None
+) -> Call[ProgramVersion]:
+    """Return the call that deploys."""
+    args = {
+        "name": check_name("name", name),
+        "target": dict(target) if isinstance(target, Mapping) else absolute_target(target),
+        "pool": pool,
+        "state": None if state is None else dict(check_mapping("state", state)),
+        "config": None if config is None else dict(check_mapping("config", config)),
+    }
+    return Call("dspool.deploy", args, read=lambda found: ProgramVersion(**found))
+
+
+def _module_call(
+    name: str, signature: str, inputs: dict[str, Any], options: Mapping[str, Any] | None, pool: str | None,
+    deadline_s: float | None, lm: str | None,
+) -> Call[Prediction]:  # fmt: skip
+    args: dict[str, Any] = {"signature": signature, "inputs": inputs}
+    if options:
+        args["options"] = dict(check_mapping("options", options))
+    return Call(name, args, pool, deadline_s, lm)

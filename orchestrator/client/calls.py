@@ -1,0 +1,48 @@
+"""Small things that methods of a client return."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramVersion:
+    """What was deployed. sha256: of the program's source, target, state and configuration."""
+
+    name: str
+    version: int
+    sha256: str
+
+
+class Callee(Generic[T]):
+    """A module or program of the other side: called with its inputs by name, it returns what it answers."""
+
+    def __init__(self, call: Callable[[dict[str, Any]], T]) -> None:
+        self._call = call
+
+    def __call__(self, **inputs: Any) -> T:
+        """Call it."""
+        return self._call(inputs)
+
+
+def absolute_target(target: Any) -> Any:
+    """Return a program's target as the other side can find it: `file.py:QA` with an absolute path."""
+    if isinstance(target, str) and is_file_target(target):
+        path, _, attribute = target.rpartition(":")
+        return f"{os.path.abspath(os.path.expanduser(path))}:{attribute}"
+    return target
+
+
+def is_program_name(target: Any) -> bool:
+    """Return whether it is the name of a deployed program, not a target."""
+    return isinstance(target, str) and ":" not in target
+
+
+def is_file_target(target: str) -> bool:
+    """Return whether a target names a file, not a module."""
+    return target.rpartition(":")[0].endswith(".py")

@@ -1,0 +1,332 @@
+"""`Connection`: requests, their answers, cancellation, and the end, over one socket (see `leading`)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from bridge.protocol.errors import decode_error
+from bridge.protocol.messages import (
+    Bye,
+    Cancel,
+    CancelReply,
+    Event,
+    Invalid,
+    Reply,
+    Request,
+    request_id_base,
+)
+from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outcome
+from orchestrator.client.leading import Leading
+from orchestrator.client.link import ADVICE, open_link
+from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
+
+# How long past its deadline a request may be unanswered before it is failed here: the coordinator must be stuck.
+GUARD_S: Final = 1.0
+# After the coordinator's death its last answers may still be on their way into our socket.
+_LAST_WORDS_S: Final = 0.005
+
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+class Connection(Leading):
+    """A connection to a coordinator. Thread-safe; refuses use in a forked child.
+
+    Raises Unavailable if nobody answers at `endpoint` within `timeout_s`, or what the coordinator refuses with.
+    """
+
+    def __init__(self, endpoint: str, *, principal: str = "default", run_id: str = "", timeout_s: float = 5.0) -> None:
+        link = open_link(endpoint, principal=principal, run_id=run_id, timeout_s=timeout_s)
+        super().__init__(link)
+        welcome = link.welcome
+        self.endpoint = endpoint
+        self.run_id = welcome.run_id
+        self.coordinator_pid = welcome.pid
+        self.nesting = welcome.nesting
+        self.message_bytes = welcome.message_bytes
+        self.max_in_flight = welcome.max_in_flight
+        self._owner_pid = os.getpid()
+        self._last_id = request_id_base(welcome.client_no)
+        self._futures: dict[int, Future] = {}
+        self._tickets: dict[int, Ticket] = {}
+        self._rows = 0
+        self._wanting_room: deque[tuple[int, Callable[[], object]]] = deque()
+        _open.add(self)
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def submit(self, payload: bytes, fields: dict[str, Any], *, rows: int = 1, deadline_s: float | None = None,
+               notify: Callable[[Future], object] | None = None, on_event: Callable[[Event], object] | None = None,
+               lead: bool = False) -> Future:  # fmt: skip
+        """Send a request; return its future.
+
+        fields: of the Request. lead: the caller will wait for it at once. notify: called under the lock when it is
+        settled; it must be quick. While `max_in_flight` rows are unanswered this waits for room, at most the
+        deadline; then the future fails.
+        """
+        self._check_owner()
+        deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        future = Future(self, rows, deadline)
+        future.notify = notify
+        future.on_event = on_event
+        while True:
+            with self.lock:
+                if self._ended is not None:
+                    raise self._ending()
+                if not self._rows or self._rows + rows <= self.max_in_flight:
+                    self._enter(future, payload, fields, deadline_s, lead)
+                    return future
+            if not self._wait_room(rows, deadline):
+                text = f"no room within {deadline_s} s: {self.max_in_flight} rows of this client are unanswered"
+                with self.lock:
+                    future.settle(None, DeadlineExceeded(text, stage="client"))
+                return future
+            if deadline is not None:
+                deadline_s = max(deadline - time.monotonic(), 0.001)
+
+    def _enter(
+        self, future: Future, payload: bytes, fields: dict[str, Any], deadline_s: float | None, lead: bool
+    ) -> None:
+        number = self._last_id = self._last_id + 1
+        future.request_id = number
+        self._futures[number] = future
+        self._rows += future.rows
+        deadline_ms = None if deadline_s is None else deadline_s * 1000.0
+        self._out.append(
+            Request(request_id=number, payload=payload, rows=future.rows, deadline_ms=deadline_ms, **fields)
+        )
+        self._push(alone=len(self._futures) == 1)
+        if self._leader is None and not lead:
+            self._io.submitted()
+
+    def has_room(self, rows: int, notify: Callable[[], object]) -> bool:
+        """Return whether `rows` more rows may be sent now; if not, `notify` is called when they may, under the lock."""
+        with self.lock:
+            if self._ended is not None or not self._rows or self._rows + rows <= self.max_in_flight:
+                return True
+            self._wanting_room.append((rows, notify))
+            return False
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    def wait(self, future: Future, timeout_s: float | None = None) -> bool:
+        """Wait until the future is settled; return whether it is."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        return self._drive(future.done, (future.waiters,), until)
+
+    def wait_until(self, ready: Callable[[], bool], waiters: Iterable[list[Any]]) -> None:
+        """Wait until `ready` holds (called under the lock). Whoever makes it true wakes what stands in `waiters`."""
+        self._drive(ready, waiters, None)
+
+    def wait_ticket(self, ticket: Ticket, until: float | None) -> bool:
+        """Wait until a cancellation's outcome is known."""
+        lists = [ticket.waiters] if ticket.future is None else [ticket.waiters, ticket.future.waiters]
+        return self._drive(ticket.settled, lists, until)
+
+    def _wait_room(self, rows: int, until: float | None) -> bool:
+        waiters: list[Any] = []
+        room = [False]
+
+        def notify() -> None:
+            room[0] = True
+            for parked in waiters:
+                parked.wake()
+
+        if self.has_room(rows, notify):
+            return True
+        return self._drive(lambda: room[0], (waiters,), until)
+
+    def _take(self, messages: list[Any], callbacks: list[Future]) -> None:
+        futures = self._futures
+        for message in messages:
+            if type(message) is Reply:
+                future = futures.pop(message.request_id, None)
+                if future is not None:
+                    self._rows -= future.rows
+                    if future.settle(message):
+                        callbacks.append(future)
+            elif type(message) is Event:
+                future = futures.get(message.request_id)
+                if future is not None and future.on_event is not None:
+                    future.on_event(message)
+            elif type(message) is CancelReply:
+                self._answer_ticket(message.request_id, CancelOutcome(message.stage, message.how))
+            elif type(message) is Invalid:
+                self._invalid(message, callbacks)
+
+    def _invalid(self, message: Invalid, callbacks: list[Future]) -> None:
+        error = from_bridge(decode_error(message.payload or b""))
+        if message.muted:
+            self._end(error, callbacks)
+        else:
+            self._fail(message.request_id, error, callbacks)
+
+    def _fail(self, request_id: int, error: DspoolError, callbacks: list[Future]) -> None:
+        future = self._futures.pop(request_id, None)
+        if future is not None:
+            self._rows -= future.rows
+            if future.settle(None, error):
+                callbacks.append(future)
+
+    def expecting(self) -> bool:
+        """Return whether an answer is due."""
+        return bool(self._futures or self._tickets)
+
+    def _on_time(self, now: float, callbacks: list[Future]) -> None:
+        late = now - GUARD_S
+        for future in [one for one in self._futures.values() if one.deadline is not None and one.deadline < late]:
+            text = f"no answer {GUARD_S:g} s after the deadline: the coordinator (pid {self.coordinator_pid}) is stuck"
+            self._fail(future.request_id, DeadlineExceeded(text, stage="coordinator"), callbacks)
+
+    def _after_turn(self) -> None:
+        if not self._wanting_room:
+            return
+        free = self.max_in_flight - self._rows
+        while self._wanting_room and (self._wanting_room[0][0] <= free or not self._rows):
+            rows, notify = self._wanting_room.popleft()
+            free -= rows
+            notify()
+
+    # --- cancellation -------------------------------------------------------------------------
+
+    def cancel(self, future: Future, force: bool = False) -> CancelOutcome:
+        """Cancel a request; see Future.cancel."""
+        callbacks: list[Future] = []
+        with self.lock:
+            if future.done():
+                return final_outcome(future.ticket) if future.ticket is not None else CancelOutcome("finished", "none")
+            self._check_owner()
+            for place, message in enumerate(self._out):
+                if type(message) is Request and message.request_id == future.request_id:
+                    del self._out[place]
+                    future.ticket = Ticket(future.request_id, future)
+                    future.ticket.answer = CancelOutcome("queued", "dequeued")
+                    self._fail(future.request_id, Cancelled("cancelled before it was sent"), callbacks)
+                    self._call_back(callbacks)
+                    return future.ticket.answer
+            return self._ask(future.request_id, future, force)
+
+    def cancel_id(self, request_id: int, force: bool = False) -> CancelOutcome:
+        """Cancel a request of this connection by its id."""
+        self._check_owner()
+        with self.lock:
+            if self._ended is not None:
+                raise self._ending()
+            future = self._futures.get(request_id)
+            return self._ask(request_id, None, force) if future is None else self.cancel(future, force)
+
+    def _ask(self, request_id: int, future: Future | None, force: bool) -> CancelOutcome:
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            ticket = self._tickets[request_id] = Ticket(request_id, future)
+            if future is not None:
+                future.ticket = ticket
+        elif ticket.answer is not None:
+            return ticket.answer
+        if force or not ticket.asked:
+            ticket.asked = True
+            ticket.force = ticket.force or force
+            self._out.append(Cancel(request_id=request_id, force=force))
+            self._push(alone=True)
+            if self._leader is None:
+                self._io.submitted()
+        return CancelOutcome("running", "asked", ticket, self)
+
+    def _answer_ticket(self, request_id: int, answer: CancelOutcome) -> None:
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        ticket.answer = answer
+        if answer.how != "asked":
+            del self._tickets[request_id]
+        for parked in ticket.waiters:
+            parked.wake()
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Say Bye, fail what is unanswered with Cancelled, free everything. May be called again, from any thread."""
+        if os.getpid() != self._owner_pid:
+            return  # a fork's copy: the descriptors are the parent's to use
+        callbacks: list[Future] = []
+        with self.lock:
+            if self._ended is None:
+                self._out = [message for message in self._out if type(message) is Cancel]
+                self._out.append(Bye())
+                self._flush()
+                self._end(Cancelled("the client was closed"), callbacks)
+        for future in callbacks:
+            future.run_callbacks()
+        self._io.join()
+        with self.lock:
+            last = self.descriptors.unused()
+        if last:
+            self.descriptors.close()
+
+    def coordinator_died(self) -> None:
+        """Take in its last answers, then fail the rest."""
+        callbacks: list[Future] = []
+        with self.lock:
+            callbacks += self._turn()
+        time.sleep(_LAST_WORDS_S)
+        text = (
+            f"the coordinator (pid {self.coordinator_pid}) died; what was in flight may or may not have been executed. "
+            f"Call connect() again; {ADVICE}"
+        )
+        with self.lock:
+            callbacks += self._turn()
+            self._end(Unavailable(text), callbacks)
+        for future in callbacks:
+            future.run_callbacks()
+
+    def _end(self, error: DspoolError, callbacks: list[Future]) -> None:
+        """Fail everything, now and from now on."""
+        if self._ended is not None:
+            return
+        self._ended = error
+        self.descriptors.ended = True
+        for request_id in list(self._futures):
+            self._fail(request_id, self._ending(), callbacks)
+        for ticket in list(self._tickets.values()):
+            self._answer_ticket(ticket.request_id, CancelOutcome("running", "asked"))
+        self._tickets.clear()
+        self._out.clear()
+        self._unsent.clear()
+        while self._wanting_room:
+            self._wanting_room.popleft()[1]()
+        for parked in self._followers:
+            parked.wake()
+        if self._asleep is not None:
+            self._wake_leader()
+        self._io.stop()
+
+    def _ending(self) -> DspoolError:
+        """Return a fresh error for each caller: a raised one collects tracebacks."""
+        error = self._ended
+        assert error is not None
+        if isinstance(error, Cancelled):
+            return Cancelled(error.message)
+        return type(error)(error.message, error.code, error.retryable, error.details)
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner_pid:
+            raise DspoolError(
+                f"this client belongs to process {self._owner_pid}; a fork cannot use it: connect() in the child"
+            )
+
+    def __del__(self) -> None:
+        if "_io" in self.__dict__:
+            self.close()
+
+
+def _close_all() -> None:
+    for connection in list(_open):
+        connection.close()
+
+
+atexit.register(_close_all)

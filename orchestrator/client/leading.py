@@ -1,0 +1,258 @@
+"""Who drives the socket, and how: the lead, its passing on, and what a turn does.
+
+The thread that drives the socket *leads*. A caller that waits alone leads itself: its answer costs no change of thread.
+Several waiting callers, callbacks and event loops are served by an io thread, started when first needed; a caller that
+then waits alone takes the lead from it. Everything is guarded by one lock; the leader polls outside of it.
+
+Messages are sent at once when nothing else is in flight, else by the leader before it polls: what piled up meanwhile
+travels together.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from bridge.protocol import codec
+from bridge.protocol.messages import Message
+from bridge.transport import Sent
+from orchestrator.client.descriptors import Descriptors
+from orchestrator.client.future import Future, Parked
+from orchestrator.client.iothread import IoThread
+from orchestrator.client.link import Link
+from orchestrator.errors import DspoolError
+
+_ON_TIME_EVERY_S: Final = 1.0
+_RETRY_MS: Final = 10.0
+_IDLE_MS: Final = 20.0
+
+
+class Leading(ABC):
+    """The driving of one socket by whichever thread has reason to. What messages mean is the subclass's matter."""
+
+    def __init__(self, link: Link) -> None:
+        self.lock: Any = threading.RLock()
+        self.descriptors = Descriptors(link)
+        self.turns = 0  # of callers as leaders: tells the io thread that it is not needed
+        self._dealer = link.dealer
+        self._out: list[Message] = []
+        self._unsent: deque[list[bytes]] = deque()
+        self._leader: object | None = None
+        self._asleep: int | None = None  # the eventfd that wakes the leader out of its poll
+        self._followers: dict[Parked, None] = {}
+        self._on_time_at = 0.0
+        self._ended: DspoolError | None = None
+        self._io = IoThread(self)
+
+    @abstractmethod
+    def expecting(self) -> bool:
+        """Return whether an answer is due."""
+
+    @abstractmethod
+    def coordinator_died(self) -> None:
+        """Take in what came last and end; called without the lock, by any number of threads."""
+
+    @abstractmethod
+    def _check_owner(self) -> None:
+        """Raise DspoolError in a fork."""
+
+    @abstractmethod
+    def _take(self, messages: list[Any], callbacks: list[Future]) -> None:
+        """Do what messages say; add futures whose callbacks are due to `callbacks`."""
+
+    @abstractmethod
+    def _on_time(self, now: float, callbacks: list[Future]) -> None:
+        """Do what is due about every second while something is under way."""
+
+    @abstractmethod
+    def _after_turn(self) -> None:
+        """Do what settled requests have made possible."""
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    def _drive(self, ready: Callable[[], bool], waiters: Iterable[list[Any]], until: float | None) -> bool:
+        """Lead, or sleep while another leads, until `ready` holds (checked under the lock) or `until` passes."""
+        self._check_owner()
+        token = object()
+        while True:
+            with self.lock:
+                if ready():
+                    return True
+                if until is not None and time.monotonic() >= until:
+                    return False
+                leads = self._leader is None or (self._leader is self._io and not self._followers)
+                if leads:
+                    if self._leader is not None:
+                        self._io.outrun()
+                    self._leader = token
+                    self.descriptors.enter()
+                else:
+                    parked = self._park(waiters)
+            if leads:
+                try:
+                    self._lead(token, ready, until)
+                finally:
+                    self._leave(token)
+            else:
+                try:
+                    parked.sleep(-1 if until is None else max(until - time.monotonic(), 0.0))
+                finally:
+                    self._unpark(parked, waiters)
+
+    def _park(self, waiters: Iterable[list[Any]]) -> Parked:
+        parked = Parked()
+        self._followers[parked] = None
+        for queue in waiters:
+            queue.append(parked)
+        return parked
+
+    def _unpark(self, parked: Parked, waiters: Iterable[list[Any]]) -> None:
+        with self.lock:
+            self._followers.pop(parked, None)
+            for queue in waiters:
+                if parked in queue:
+                    queue.remove(parked)
+            if self._leader is None and self._followers:
+                self._hand_over()  # it may have been woken to lead, and leaves without
+
+    # --- leading ------------------------------------------------------------------------------
+
+    def _lead(self, token: object, ready: Callable[[], bool], until: float | None) -> None:
+        """Drive the socket until `ready` holds, `until` passes, or the lead is taken away."""
+        descriptors = self.descriptors
+        caller = token is not self._io
+        poller, wake_fd = descriptors.for_caller if caller else descriptors.for_io
+        while True:
+            with self.lock:
+                if self._leader is not token or self._ended is not None:
+                    return
+                self._asleep = None
+                callbacks = self._turn()
+                self._call_back(callbacks)
+                if caller:
+                    self.turns += 1
+                if ready() or (callbacks and not caller):
+                    return
+                timeout_ms = self._timeout_ms(until)
+                if timeout_ms <= 0.0:
+                    return
+                self._asleep = wake_fd
+            events = poller.poll(timeout_ms)
+            if events and descriptors.settle(events, wake_fd):
+                self.coordinator_died()
+                return
+
+    def _leave(self, token: object) -> None:
+        """Give up the lead, if it is still this thread's, and see that somebody has it where it is needed."""
+        with self.lock:
+            if self._leader is token:
+                self._leader = self._asleep = None
+                self._hand_over()
+            last = self.descriptors.left()
+        if last:
+            self.descriptors.close()
+
+    def _call_back(self, futures: list[Future]) -> None:
+        """Have the callbacks of settled futures run on the io thread."""
+        if futures:
+            self._io.run(futures)
+            if self._leader is self._io and self._asleep is not None:
+                self._wake_leader()
+
+    def _hand_over(self) -> None:
+        if self._io.busy:
+            self.promote()
+        elif self.has_work():
+            self._io.abandoned(followers=bool(self._followers))
+
+    # --- for the io thread --------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection is closed or its coordinator dead."""
+        return self._ended is not None
+
+    @property
+    def led(self) -> bool:
+        """Whether some thread leads."""
+        return self._leader is not None
+
+    def has_work(self) -> bool:
+        """Return whether anything is to be sent or heard."""
+        return bool(self._out or self._unsent) or self.expecting()
+
+    def promote(self) -> None:
+        """Let a waiting caller lead: the io thread runs callbacks, which may take their time or wait themselves."""
+        if self._leader is None:
+            for parked in self._followers:
+                parked.wake()
+                return
+
+    def lead_as_io(self, io: IoThread) -> None:
+        """Lead on the io thread until nothing is under way, a caller takes the lead, or callbacks are due."""
+        with self.lock:
+            if self._leader is not None:
+                return
+            self._leader = io
+            self.descriptors.enter()
+        try:
+            self._lead(io, io.idle, None)
+        finally:
+            self._leave(io)
+
+    # --- turns --------------------------------------------------------------------------------
+
+    def _wake_leader(self) -> None:
+        assert self._asleep is not None
+        os.eventfd_write(self._asleep, 1)
+        self._asleep = None
+
+    def _timeout_ms(self, until: float | None) -> float:
+        """Return how long the leader may sleep."""
+        if self._unsent:
+            timeout_ms = _RETRY_MS
+        elif self.expecting():
+            timeout_ms = _ON_TIME_EVERY_S * 1000.0
+        else:
+            timeout_ms = _IDLE_MS
+        if until is not None:
+            timeout_ms = min(timeout_ms, math.ceil((until - time.monotonic()) * 1000.0))
+        return timeout_ms
+
+    def _turn(self) -> list[Future]:
+        """Send what is out, take in what has come; return futures whose callbacks are due."""
+        if self._out or self._unsent:
+            self._flush()
+        callbacks: list[Future] = []
+        # To the last one: what is left is not told again by the descriptor.
+        while (frames := self._dealer.receive()) is not None:
+            self._take(codec.decode(frames).messages, callbacks)
+        now = time.monotonic()
+        if now >= self._on_time_at:
+            self._on_time_at = now + _ON_TIME_EVERY_S
+            self._on_time(now, callbacks)
+        self._after_turn()
+        return callbacks
+
+    def _flush(self) -> None:
+        if self._out:
+            self._unsent.extend(codec.encode_frames(self._out))
+            self._out.clear()
+        while self._unsent and self._dealer.send(self._unsent[0]) is Sent.YES:
+            self._unsent.popleft()
+
+    def _push(self, *, alone: bool) -> None:
+        """See to it that what was just put out leaves. alone: nothing else is under way, so send it now."""
+        if alone or len(self._out) >= codec.BATCH_MESSAGES:
+            self._flush()
+            # Sending may have swallowed the edge that the leader sleeps on.
+            if self._asleep is not None and (self._unsent or self._dealer.pending()):
+                self._wake_leader()
+        elif self._asleep is not None:
+            self._wake_leader()

@@ -1,0 +1,105 @@
+"""What is checked before a request is sent, and the form in which a method describes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from bridge.protocol import values
+from bridge.protocol.errors import BridgeError
+from bridge.protocol.messages import FLAG_EVENTS
+from orchestrator.client.future import Future
+from orchestrator.errors import DspoolError, InvalidRequest, from_bridge
+
+T = TypeVar("T")
+
+MAX_NAME_CHARS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One remote call, described: what both clients do the same. `read` makes the public value of the plain one."""
+
+    operation: str
+    args: Any = None
+    pool: str | None = None
+    deadline_s: float | None = None
+    lm: str | None = None
+    read: Callable[[Any], T] | None = None
+    events: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of its Request, checked."""
+        return request_fields(self.operation, self.pool, self.deadline_s, self.lm, FLAG_EVENTS if self.events else 0)
+
+    def value(self, future: Future) -> T:
+        """Return the value of its settled future. Raises its error."""
+        result = future.result()
+        return result if self.read is None else self.read(result)
+
+
+def request_fields(
+    operation: str, pool: str | None, deadline_s: float | None, lm: str | None, flags: int = 0
+) -> dict[str, Any]:
+    """Return the fields of a Request. Raises InvalidRequest that names the argument at fault."""
+    if type(operation) is not str or not 0 < len(operation) <= MAX_NAME_CHARS:
+        raise _invalid("operation", f"a text of 1 to {MAX_NAME_CHARS} characters", operation)
+    if deadline_s is not None:
+        check_seconds(deadline_s)
+    fields: dict[str, Any] = {"operation": operation}
+    if pool is not None:
+        fields["pool"] = check_name("pool", pool)
+    if lm is not None:
+        fields["lm"] = check_name("lm", lm)
+    if flags:
+        fields["flags"] = flags
+    return fields
+
+
+def check_name(path: str, name: Any) -> str:
+    """Return the name of a pool, a language model … as given, if it can be one."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS:
+        raise _invalid(path, f"a text of 1 to {MAX_NAME_CHARS} characters", name)
+    return name
+
+
+def check_seconds(seconds: Any) -> None:
+    """Raise InvalidRequest unless it is a deadline."""
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not number or not math.isfinite(seconds) or seconds <= 0:
+        raise _invalid("deadline_s", "a number of seconds above 0", seconds)
+
+
+def check_count(path: str, value: Any) -> int:
+    """Return a whole number above 0. Raises InvalidRequest."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _invalid(path, "a whole number above 0", value)
+    return value
+
+
+def encode_args(args: Any, nesting: int, max_bytes: int) -> bytes:
+    """Return encoded arguments. Raises InvalidRequest with the path of what cannot travel, or TooLarge."""
+    try:
+        return values.encode_value(args, nesting=nesting, max_bytes=max_bytes)
+    except BridgeError as exc:
+        raise from_bridge(exc) from None
+
+
+def _invalid(path: str, wanted: str, got: Any) -> DspoolError:
+    return InvalidRequest(f"{path} must be {wanted}, got {got!r:.100}", path=path)
+
+
+def mapping(path: str, value: Any) -> Mapping[str, Any]:
+    """Return a mapping. Raises InvalidRequest."""
+    if not isinstance(value, Mapping):
+        raise _invalid(path, "a mapping", value)
+    return value
+
+
+def one_of(path: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return one of the choices. Raises InvalidRequest."""
+    if value not in choices:
+        raise _invalid(path, " or ".join(map(repr, choices)), value)
+    return str(value)

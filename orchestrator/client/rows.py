@@ -1,0 +1,208 @@
+"""Mapping over rows: how they are cut into chunks, how many are under way, in which order answers come. No sockets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from orchestrator.client.future import Future
+from orchestrator.errors import DspoolError
+
+MAX_CHUNK: Final = 64
+# A chunk is to cost this much, so that its overhead is small and several workers stay busy.
+TARGET_MS: Final = 4.0
+# Arguments of one request; also keeps its answer, of about the same size, below the limits.
+MAX_CHUNK_BYTES: Final = 1 << 20
+_GROWTH: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MapPlan:
+    """What a `map` does. fields: of its Requests."""
+
+    fields: dict[str, Any]
+    rows: Iterable[Any]
+    ordered: bool
+    raises: bool
+    window: int
+    chunk: int | None  # None = by measurement
+    progress: bool
+    deadline_s: float | None
+
+
+class Chunker:
+    """Chooses how many rows go into a request, from how long rows have taken."""
+
+    def __init__(self, chunk: int | None, window: int) -> None:
+        self._fixed = chunk
+        # At least four chunks are under way in a full window.
+        self._most = max(1, min(MAX_CHUNK, window // 4))
+        self.size = chunk or 1
+
+    def observe(self, rows: int, run_ms: float) -> None:
+        """Take note of an answered request."""
+        if self._fixed is None:
+            wanted = TARGET_MS / max(run_ms / rows, 1e-4)
+            self.size = max(1, min(int(wanted), self.size * _GROWTH, self._most))
+
+
+class Chunk:
+    """Rows that travel together. A row that could not be encoded is its error; the others share a future."""
+
+    __slots__ = ("future", "outcomes", "payloads")
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.outcomes: list[Any] = []  # an error, or None for a row that is sent
+        self.future: Future | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the input it stands for."""
+        return len(self.outcomes)
+
+    def done(self) -> bool:
+        """Return whether every row has its outcome."""
+        return self.future is None or self.future.done()
+
+    def results(self) -> list[Any]:
+        """Return a value or a DspoolError for each row, in their order. Only when done."""
+        if self.future is None:
+            return self.outcomes
+        sent = len(self.payloads)
+        error = self.future.exception()
+        if error is not None:
+            answers: Sequence[Any] = [error] * sent
+        else:
+            value = self.future.result()
+            answers = [value] if sent == 1 else value
+            if len(answers) != sent:
+                answers = [DspoolError(f"{sent} rows were sent, {len(answers)} answers came")] * sent
+        remaining = iter(answers)
+        return [next(remaining) if outcome is None else outcome for outcome in self.outcomes]
+
+
+def cut(batch: Sequence[Any], encode: Callable[[Any], bytes]) -> list[Chunk]:
+    """Cut rows into chunks of at most MAX_CHUNK_BYTES (a larger row is alone)."""
+    chunks = [Chunk()]
+    size = 0
+    for row in batch:
+        try:
+            payload = encode(row)
+        except DspoolError as error:
+            chunks[-1].outcomes.append(error)
+            continue
+        if chunks[-1].payloads and size + len(payload) > MAX_CHUNK_BYTES:
+            chunks.append(Chunk())
+            size = 0
+        chunks[-1].payloads.append(payload)
+        chunks[-1].outcomes.append(None)
+        size += len(payload)
+    return chunks
+
+
+class Window:
+    """The chunks under way. `ordered`: they are taken as they were added, else as they finish."""
+
+    def __init__(self, *, ordered: bool, window: int, chunk: int | None) -> None:
+        self._ordered = ordered
+        self._limit = window
+        self._chunker = Chunker(chunk, window)
+        self._chunks: dict[int, Chunk] = {}
+        self._added = 0
+        self._rows = 0
+        self._finished: deque[int] = deque()
+
+    def room(self) -> int:
+        """Return how many rows to send next, 0 if the window is full. What is not taken yet counts."""
+        size = self._chunker.size
+        return size if not self._rows or self._rows + size <= self._limit else 0
+
+    def add(self, chunk: Chunk) -> Callable[[object], object]:
+        """Add a chunk; return what is to be called, from any thread, when it is done."""
+        number = self._added = self._added + 1
+        self._chunks[number] = chunk
+        self._rows += chunk.rows
+        return lambda _: self._finished.append(number)
+
+    def ready(self) -> bool:
+        """Return whether `take` has a chunk."""
+        if self._ordered:
+            return bool(self._chunks) and next(iter(self._chunks.values())).done()
+        return bool(self._finished)
+
+    def take(self) -> Chunk | None:
+        """Return the next chunk that is done, None if there is none."""
+        if not self.ready():
+            return None
+        chunk = self._chunks.pop(next(iter(self._chunks)) if self._ordered else self._finished.popleft())
+        self._rows -= chunk.rows
+        reply = chunk.future.reply if chunk.future is not None else None
+        if reply is not None:
+            self._chunker.observe(len(chunk.payloads), reply.run_ms)
+        return chunk
+
+    def waiters(self) -> list[list[Any]]:
+        """Return the lists of waiters of which one is woken when `ready` comes true."""
+        futures = self.futures()
+        return [future.waiters for future in (futures[:1] if self._ordered else futures)]
+
+    def futures(self) -> list[Future]:
+        """Return the futures under way, the one awaited first in front."""
+        return [chunk.future for chunk in self._chunks.values() if chunk.future is not None]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._chunks
+
+
+class RowMap:
+    """A map under way, without its waiting: `steps` says when to wait, the client waits in its way."""
+
+    def __init__(
+        self, plan: MapPlan, max_in_flight: int, *, encode: Callable[[Any], bytes],
+        send: Callable[[bytes, int, Callable[[object], object]], Future], has_room: Callable[[int], bool],
+    ) -> None:  # fmt: skip
+        """Send with `send(payload, rows, notify)`; `notify` is called, on any thread, when its future is settled."""
+        self.window = Window(ordered=plan.ordered, window=min(plan.window, max_in_flight), chunk=plan.chunk)
+        self._plan = plan
+        self._encode, self._send, self._has_room = encode, send, has_room
+        self._source = iter(plan.rows)
+        self._exhausted = False
+        self._unsent: deque[Chunk] = deque()
+
+    def steps(self) -> Iterator[list[Any] | None]:
+        """Yield the outcomes of a chunk, or None: wait until `window.ready()` (or for room, where there was none)."""
+        while True:
+            self._fill()
+            chunk = self.window.take()
+            if chunk is not None:
+                yield chunk.results()
+            elif self.window.empty and self._exhausted and not self._unsent:
+                return
+            else:
+                yield None
+
+    def _fill(self) -> None:
+        while True:
+            if not self._unsent and not self._exhausted and (size := self.window.room()):
+                batch = list(islice(self._source, size))
+                self._exhausted = len(batch) < size
+                self._unsent.extend(chunk for chunk in cut(batch, self._encode) if chunk.rows)
+            if not self._unsent or not self._has_room(len(self._unsent[0].payloads)):
+                return
+            chunk = self._unsent.popleft()
+            done = self.window.add(chunk)
+            if chunk.payloads:
+                chunk.future = self._send(b"".join(chunk.payloads), len(chunk.payloads), done)
+            else:
+                done(None)
+
+    def cancel(self) -> None:
+        """Cancel what is under way."""
+        for future in self.window.futures():
+            future.cancel()

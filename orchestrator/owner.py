@@ -1,0 +1,256 @@
+"""`Orchestrator`: a coordinator of one's own, from start to a proven end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from orchestrator.boot import START_TIMEOUT_S, Bound, Starting, configured
+from orchestrator.client.aio import AsyncClient
+from orchestrator.client.client import Client
+from orchestrator.client.core import Connection
+from orchestrator.errors import DspoolError, Unavailable
+from orchestrator.rundir import process_ticks
+
+DRAIN_S: Final = 5.0
+# From SIGTERM to SIGKILL: the drain, and time to cancel and reap what is left.
+STOP_TIMEOUT_S: Final = 10.0
+# What a killed coordinator leaves ends by itself.
+_GONE_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.01
+_PREFIX: Final = "dspool-"
+_OWNER_FILE: Final = "owner"
+# Longer paths leave no room for a run id and a socket's name in the kernel's 107 bytes.
+_MAX_TEMP_PATH_BYTES: Final = 30
+
+
+class Orchestrator:
+    """A private coordinator with its worker pools, for as long as the `with` block lasts.
+
+    config: a configuration file, None to look for one. overrides: as in the file, `pools={"general": {"size": 4}}`.
+    It has a run directory and a data directory of its own unless they are given. If this process dies, so does it.
+
+    Entering waits until every pool is ready and raises what went wrong otherwise; leaving lets accepted work finish for
+    5 s, cancels the rest, and raises DspoolError if a process is left.
+    """
+
+    def __init__(self, config: str | os.PathLike[str] | None = None, **overrides: Any) -> None:
+        self._config = config
+        self._overrides = overrides
+        self._lock = threading.Lock()
+        self._starting: Starting | None = None
+        self._bound: Bound | None = None
+        self._home: Path | None = None
+        self._clients: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._owner_pid = os.getpid()
+
+    # --- start --------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start; what `with` does. Raises ConfigError, Unavailable, or the error of the pool that did not come up."""
+        with self._lock:
+            if self._starting is not None:
+                raise DspoolError("this Orchestrator has been started already")
+            self._home = _make_home()
+            atexit.register(self.stop)
+            try:
+                self._start(time.monotonic() + START_TIMEOUT_S)
+            except BaseException:
+                self._end(drain=False)
+                raise
+        return self
+
+    def _start(self, until: float) -> None:
+        assert self._home is not None
+        overrides = {"run_dir": self._home / "run", **self._overrides}
+        if "data_dir" not in overrides and configured("data_dir", self._config) is None:
+            overrides["data_dir"] = self._home / "data"
+        order = {
+            "config": None if self._config is None else os.path.abspath(os.fspath(self._config)),
+            "overrides": overrides,
+            "private": True,
+            "drain_s": DRAIN_S,
+            "owner_pid": os.getpid(),
+        }
+        self._starting = Starting(order, self._home / "coordinator.log", detached=False)
+        self._bound = self._starting.bound(until)
+        self._starting.ready(until)
+        self._starting.close()
+
+    # --- use ----------------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> str:
+        """Where the coordinator listens; `connect(endpoint)` works from any process of this user."""
+        return self._running().endpoint
+
+    @property
+    def pid(self) -> int:
+        """The coordinator's process id."""
+        return self._running().pid
+
+    @property
+    def run_dir(self) -> Path:
+        """The directory of this run: sockets, coordinator.json."""
+        return Path(self._running().directory)
+
+    @property
+    def log_file(self) -> Path:
+        """What the coordinator writes about itself; gone after the end."""
+        self._running()
+        assert self._home is not None
+        return self._home / "coordinator.log"
+
+    def client(self, *, principal: str = "default") -> Client:
+        """Return a new client."""
+        bound = self._running()
+        client = Client(bound.endpoint, principal=principal, run_id=bound.run_id)
+        self._clients.add(client.connection)
+        return client
+
+    def async_client(self, *, principal: str = "default") -> AsyncClient:
+        """Return a new client for asyncio."""
+        bound = self._running()
+        client = AsyncClient(bound.endpoint, principal=principal, run_id=bound.run_id)
+        self._clients.add(client.connection)
+        return client
+
+    def _running(self) -> Bound:
+        if self._bound is None:
+            raise Unavailable("this Orchestrator does not run: use it in a `with` block, or call start()")
+        return self._bound
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stop; what leaving `with` does. May be called again. Raises DspoolError if a process is left."""
+        if os.getpid() != self._owner_pid:
+            return  # a fork of the owner does not own it
+        with self._lock:
+            self._end(drain=True)
+
+    def _end(self, *, drain: bool) -> None:
+        starting, bound, home = self._starting, self._bound, self._home
+        self._starting = self._bound = self._home = None
+        atexit.unregister(self.stop)
+        try:
+            if starting is not None:
+                _stop(starting, bound, drain=drain)
+            for connection in list(self._clients):
+                connection.close()
+        finally:
+            if home is not None:
+                shutil.rmtree(home, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _stop(starting: Starting, bound: Bound | None, *, drain: bool) -> None:
+    """End a coordinator and prove it."""
+    process = starting.process
+    family = _descendants(process.pid)
+    starting.close()
+    if drain:
+        process.send_signal(signal.SIGTERM)
+    else:
+        starting.let_go()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        starting.let_go()
+    until = time.monotonic() + _GONE_TIMEOUT_S
+    while left := [*_alive(family), *(_of_run(bound.run_id) if bound is not None else ())]:
+        if time.monotonic() >= until:
+            names = ", ".join(map(str, sorted(set(left))))
+            raise DspoolError(
+                f"processes of the run are left {_GONE_TIMEOUT_S:g} s after its coordinator ended: {names}"
+            )
+        time.sleep(_POLL_S)
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+def _descendants(pid: int) -> dict[int, int]:
+    """Return the living descendants of a process: pid -> start time. A process that ended meanwhile is not there."""
+    found: dict[int, int] = {}
+    unseen = [pid]
+    while unseen:
+        parent = unseen.pop()
+        for child in _children(parent):
+            ticks = process_ticks(child)
+            if ticks is not None and child not in found:
+                found[child] = ticks
+                unseen.append(child)
+    return found
+
+
+def _children(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            yield from map(int, children.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+def _alive(family: dict[int, int]) -> list[int]:
+    return [pid for pid, ticks in family.items() if process_ticks(pid) == ticks]
+
+
+def _of_run(run_id: str) -> Iterator[int]:
+    """Yield the processes that carry the run's id in their arguments: every worker does."""
+    wanted = run_id.encode()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                arguments = Path(entry.path, "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if wanted in arguments.split(b"\0"):
+                yield int(entry.name)
+
+
+# --- the temporary directory ------------------------------------------------------------------
+
+
+def _make_home() -> Path:
+    """Make this run's temporary directory; remove those whose owner was killed."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(base)) > _MAX_TEMP_PATH_BYTES:
+        base = "/tmp"
+    for left in Path(base).glob(f"{_PREFIX}*/{_OWNER_FILE}"):
+        _remove_if_orphaned(left)
+    home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    (home / _OWNER_FILE).write_text(f"{os.getpid()} {process_ticks(os.getpid())}")
+    return home
+
+
+def _remove_if_orphaned(owner_file: Path) -> None:
+    try:
+        if owner_file.stat().st_uid != os.getuid():
+            return
+        pid, ticks = owner_file.read_text().split()
+    except (OSError, ValueError):
+        return  # being made or removed by somebody
+    if str(process_ticks(int(pid))) != ticks:
+        shutil.rmtree(owner_file.parent, ignore_errors=True)
