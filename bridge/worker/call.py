@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final
 
 from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, BridgeError
 
 Emit = Callable[[str, Mapping[str, Any]], None]
+
+_LOCK: Final = threading.Lock()
 
 
 class CallStopped(BaseException):
@@ -28,9 +30,15 @@ class CallStopped(BaseException):
 class Call:
     """One attempt: its identity, its deadline, its cancellation, what it used.
 
-    Thread-safe: a program may run parts of itself on threads of its own.
+    Thread-safe: a program may run parts of itself on threads of its own. Cheap to make: most calls are never
+    cancelled, so the event and the lock that guards the rare moments are not each call's own.
     deadline: `time.monotonic()` seconds, or None.
     """
+
+    __slots__ = (
+        "_cancelled", "_emit", "_event", "cached", "cost_usd", "deadline", "epoch", "lm", "lm_calls", "operation",
+        "request_id", "tokens",
+    )  # fmt: skip
 
     def __init__(
         self, request_id: int, epoch: int, operation: str, *, lm: str = "", deadline: float | None = None,
@@ -42,8 +50,8 @@ class Call:
         self.lm = lm
         self.deadline = deadline
         self._emit = emit
-        self._lock = threading.Lock()
-        self._cancelled = threading.Event()
+        self._cancelled = False
+        self._event: threading.Event | None = None
         self.lm_calls = 0
         self.tokens = 0
         self.cost_usd: float | None = None
@@ -55,16 +63,24 @@ class Call:
 
     def cancel(self) -> None:
         """Ask the program to stop at its next boundary."""
-        self._cancelled.set()
+        with _LOCK:
+            self._cancelled = True
+            if self._event is not None:
+                self._event.set()
 
     @property
     def cancelled(self) -> threading.Event:
         """Set when the program is asked to stop; operations that wait, wait on it."""
-        return self._cancelled
+        with _LOCK:
+            if self._event is None:
+                self._event = threading.Event()
+                if self._cancelled:
+                    self._event.set()
+            return self._event
 
     def check(self) -> None:
         """Raise CallStopped if the call was cancelled or its deadline has passed. Boundaries call it."""
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise CallStopped(BridgeError(CANCELLED, f"{self.operation} was cancelled while running"))
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise CallStopped(
@@ -83,7 +99,7 @@ class Call:
 
     def used(self, *, lm_calls: int = 0, tokens: int = 0, cost_usd: float | None = None, cached: bool = False) -> None:
         """Add to what this call has used."""
-        with self._lock:
+        with _LOCK:
             self.lm_calls += lm_calls
             self.tokens += tokens
             if cost_usd is not None:
@@ -91,5 +107,5 @@ class Call:
             self.cached = self.cached or cached
 
 
-# The call being run. DSPy's own executors copy contexts; plain threads of a program do not, and then run uncounted.
+# The call being run. Threads that DSPy starts get it from `scope.CallBoundary`; a program's own run uncounted.
 current_call: ContextVar[Call | None] = ContextVar("dspool_call", default=None)
