@@ -63,7 +63,8 @@ class Welcome(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 
     `client_no` is the upper part of every request id of this client (see `request_id_base`).
     `started_ticks` is the coordinator's start time in /proc/<pid>/stat units: with the pid it names
-    one process for ever.
+    one process for ever. A client holds requests back beyond `max_in_flight` unanswered rows in all, and beyond
+    `window_rows` of one operation in one pool, so that one honest client does not fill a queue.
     """
 
     type: int = 2
@@ -75,6 +76,7 @@ class Welcome(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     message_bytes: int = 0
     nesting: int = 0
     max_in_flight: int = 0
+    window_rows: int = 0
 
 
 class Refused(Message, frozen=True, gc=False, array_like=True, kw_only=True):

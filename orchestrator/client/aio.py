@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
-from orchestrator.client.core import Connection
+from orchestrator.client.core import Connection, route_of
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import AsyncJob, EventLog, Steps
 from orchestrator.client.mailbox import Mailbox, Waiter, tell
@@ -148,7 +148,7 @@ class AsyncClient(Awaiting, Api):
         while True:
             waiter = box.loop.create_future()
             put = functools.partial(box.put, waiter)
-            if connection.has_room(1, put):
+            if connection.has_room(route_of(fields), 1, put):
                 break
             await waiter
         on_event = None if log is None else log.add
@@ -199,7 +199,7 @@ class AsyncClient(Awaiting, Api):
 
         rows = RowMap(
             plan, connection.max_in_flight, encode=self._encode, send=send,
-            has_room=lambda count: connection.has_room(count, more),
+            has_room=lambda count: connection.has_room(route_of(plan.fields), count, more),
         )  # fmt: skip
         return self._iterate(rows, plan, news)
 

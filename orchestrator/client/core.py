@@ -31,6 +31,9 @@ GUARD_S: Final = 1.0
 # After the coordinator's death its last answers may still be on their way into our socket.
 _LAST_WORDS_S: Final = 0.005
 
+# What rows are counted by: (pool, operation). One busy operation must not hold up another.
+Route = tuple[str, str]
+
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
@@ -50,12 +53,14 @@ class Connection(Leading):
         self.nesting = welcome.nesting
         self.message_bytes = welcome.message_bytes
         self.max_in_flight = welcome.max_in_flight
-        self._owner_pid = os.getpid()
+        self._forked = False
         self._last_id = request_id_base(welcome.client_no)
         self._futures: dict[int, Future] = {}
         self._tickets: dict[int, Ticket] = {}
-        self._rows = 0
-        self._wanting_room: deque[tuple[int, Callable[[], object]]] = deque()
+        self._window_rows = welcome.window_rows or welcome.max_in_flight
+        self._rows = 0  # unanswered, in all
+        self._rows_of: dict[Route, int] = {}  # unanswered, by route
+        self._wanting_room: dict[Route, deque[tuple[int, Callable[[], object]]]] = {}
         _open.add(self)
 
     # --- requests -----------------------------------------------------------------------------
@@ -66,23 +71,25 @@ class Connection(Leading):
         """Send a request; return its future.
 
         fields: of the Request. lead: the caller will wait for it at once. notify: called under the lock when it is
-        settled; it must be quick. While `max_in_flight` rows are unanswered this waits for room, at most the
+        settled; it must be quick. While too much is unanswered (see Welcome) this waits for room, at most the
         deadline; then the future fails.
         """
         self._check_owner()
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        route = route_of(fields)
         future = Future(self, rows, deadline)
+        future.route = route
         future.notify = notify
         future.on_event = on_event
         while True:
             with self.lock:
                 if self._ended is not None:
                     raise self._ending()
-                if not self._rows or self._rows + rows <= self.max_in_flight:
+                if self._fits(route, rows):
                     self._enter(future, payload, fields, deadline_s, lead)
                     return future
-            if not self._wait_room(rows, deadline):
-                text = f"no room within {deadline_s} s: {self.max_in_flight} rows of this client are unanswered"
+            if not self._wait_room(route, rows, deadline):
+                text = f"no room within {deadline_s} s: {self._rows_of.get(route, 0)} rows of {route[1]} are unanswered"
                 with self.lock:
                     future.settle(None, DeadlineExceeded(text, stage="client"))
                 return future
@@ -96,6 +103,7 @@ class Connection(Leading):
         future.request_id = number
         self._futures[number] = future
         self._rows += future.rows
+        self._rows_of[future.route] = self._rows_of.get(future.route, 0) + future.rows
         deadline_ms = None if deadline_s is None else deadline_s * 1000.0
         self._out.append(
             Request(request_id=number, payload=payload, rows=future.rows, deadline_ms=deadline_ms, **fields)
@@ -104,13 +112,29 @@ class Connection(Leading):
         if self._leader is None and not lead:
             self._io.submitted()
 
-    def has_room(self, rows: int, notify: Callable[[], object]) -> bool:
+    def has_room(self, route: Route, rows: int, notify: Callable[[], object]) -> bool:
         """Return whether `rows` more rows may be sent now; if not, `notify` is called when they may, under the lock."""
         with self.lock:
-            if self._ended is not None or not self._rows or self._rows + rows <= self.max_in_flight:
+            if self._ended is not None or self._fits(route, rows):
                 return True
-            self._wanting_room.append((rows, notify))
+            self._wanting_room.setdefault(route, deque()).append((rows, notify))
             return False
+
+    def _fits(self, route: Route, rows: int) -> bool:
+        """Return whether `rows` more may be under way. What is alone on its route always may, whatever its rows."""
+        if self._rows and self._rows + rows > self.max_in_flight:
+            return False
+        of_route = self._rows_of.get(route, 0)
+        return not of_route or of_route + rows <= self._window_rows
+
+    def _free(self, future: Future) -> None:
+        """Take a settled future's rows off the books."""
+        self._rows -= future.rows
+        left = self._rows_of[future.route] - future.rows
+        if left:
+            self._rows_of[future.route] = left
+        else:
+            del self._rows_of[future.route]
 
     # --- waiting ------------------------------------------------------------------------------
 
@@ -128,7 +152,7 @@ class Connection(Leading):
         lists = [ticket.waiters] if ticket.future is None else [ticket.waiters, ticket.future.waiters]
         return self._drive(ticket.settled, lists, until)
 
-    def _wait_room(self, rows: int, until: float | None) -> bool:
+    def _wait_room(self, route: Route, rows: int, until: float | None) -> bool:
         waiters: list[Any] = []
         room = [False]
 
@@ -137,7 +161,7 @@ class Connection(Leading):
             for parked in waiters:
                 parked.wake()
 
-        if self.has_room(rows, notify):
+        if self.has_room(route, rows, notify):
             return True
         return self._drive(lambda: room[0], (waiters,), until)
 
@@ -147,7 +171,7 @@ class Connection(Leading):
             if type(message) is Reply:
                 future = futures.pop(message.request_id, None)
                 if future is not None:
-                    self._rows -= future.rows
+                    self._free(future)
                     if future.settle(message):
                         callbacks.append(future)
             elif type(message) is Event:
@@ -169,7 +193,7 @@ class Connection(Leading):
     def _fail(self, request_id: int, error: DspoolError, callbacks: list[Future]) -> None:
         future = self._futures.pop(request_id, None)
         if future is not None:
-            self._rows -= future.rows
+            self._free(future)
             if future.settle(None, error):
                 callbacks.append(future)
 
@@ -184,13 +208,15 @@ class Connection(Leading):
             self._fail(future.request_id, DeadlineExceeded(text, stage="coordinator"), callbacks)
 
     def _after_turn(self) -> None:
-        if not self._wanting_room:
-            return
-        free = self.max_in_flight - self._rows
-        while self._wanting_room and (self._wanting_room[0][0] <= free or not self._rows):
-            rows, notify = self._wanting_room.popleft()
-            free -= rows
-            notify()
+        for route in list(self._wanting_room):
+            queue = self._wanting_room[route]
+            promised = 0  # to those just told, who have not sent yet
+            while queue and self._fits(route, promised + queue[0][0]):
+                rows, notify = queue.popleft()
+                promised += rows
+                notify()
+            if not queue:
+                del self._wanting_room[route]
 
     # --- cancellation -------------------------------------------------------------------------
 
@@ -251,7 +277,7 @@ class Connection(Leading):
 
     def close(self) -> None:
         """Say Bye, fail what is unanswered with Cancelled, free everything. May be called again, from any thread."""
-        if os.getpid() != self._owner_pid:
+        if self._forked:
             return  # a fork's copy: the descriptors are the parent's to use
         callbacks: list[Future] = []
         with self.lock:
@@ -297,8 +323,10 @@ class Connection(Leading):
         self._tickets.clear()
         self._out.clear()
         self._unsent.clear()
-        while self._wanting_room:
-            self._wanting_room.popleft()[1]()
+        for queue in self._wanting_room.values():
+            for _, notify in queue:
+                notify()
+        self._wanting_room.clear()
         for parked in self._followers:
             parked.wake()
         if self._asleep is not None:
@@ -314,14 +342,22 @@ class Connection(Leading):
         return type(error)(error.message, error.code, error.retryable, error.details)
 
     def _check_owner(self) -> None:
-        if os.getpid() != self._owner_pid:
-            raise DspoolError(
-                f"this client belongs to process {self._owner_pid}; a fork cannot use it: connect() in the child"
-            )
+        if self._forked:
+            raise DspoolError("this client belongs to the process that forked this one: connect() in the child")
 
     def __del__(self) -> None:
         if "_io" in self.__dict__:
             self.close()
+
+
+def route_of(fields: dict[str, Any]) -> Route:
+    """Return what a request with these fields is counted by."""
+    return fields.get("pool", ""), fields["operation"]
+
+
+def _disown() -> None:
+    for connection in list(_open):
+        connection._forked = True
 
 
 def _close_all() -> None:
@@ -330,3 +366,5 @@ def _close_all() -> None:
 
 
 atexit.register(_close_all)
+# Asking for the process id on each call would cost a system call on each call.
+os.register_at_fork(after_in_child=_disown)

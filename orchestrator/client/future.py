@@ -61,6 +61,7 @@ class Future(concurrent.futures.Future[Any]):
         self._done_callbacks: list[Callable[[Any], object]] = []
         self.request_id = 0
         self.rows = rows
+        self.route = ("", "")  # what its rows are counted by
         self.deadline = deadline  # monotonic; None = the pool's default, which only the coordinator knows
         self.reply: Reply | None = None
         self.notify: Callable[[Future], object] | None = None  # internal: quick, under the lock, before any callback

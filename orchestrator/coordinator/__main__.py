@@ -15,7 +15,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from orchestrator.coordinator.peers import open_pidfd
 from orchestrator.coordinator.reactor import Identity, Reactor
 from orchestrator.errors import DspoolError
 from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, process_ticks, publish, sweep
+from orchestrator.version import package_version
 from pools.core.fleet import Fleet
 from pools.launch.spawn import SpawnLauncher
 
@@ -200,14 +200,6 @@ def _signal_pipe() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, nothing)
     return read_fd
-
-
-def package_version() -> str:
-    """Return the installed distribution's version, "0+unknown" when run from a bare tree."""
-    try:
-        return version("dspool")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ from pools.launch import launcher as launching
 FRAMES_PER_TURN: Final = 64
 _DRAIN_PASSES: Final = 16
 _CALM_REQUESTS: Final = 2
+# Of one operation, a client keeps no more under way than a fair share of the smallest queue.
+_QUEUE_SHARES: Final = 4
+_WINDOW_ROWS_MIN: Final = 64
 _LAST_WORDS_S: Final = 0.25
 _TICK: Final = Tick()
 # What a signal handler's wake-up leaves in the pipe.
@@ -94,6 +97,8 @@ class Reactor:
         self._log = structlog.get_logger("dspool.coordinator")
         self._next_client_no = 1
         self._client_pidfds: dict[bytes, int] = {}
+        smallest_queue = min(pool.max_queue for pool in settings.fleet.pools)
+        self._window_rows = max(_WINDOW_ROWS_MIN, smallest_queue // _QUEUE_SHARES)
         self._frames = FRAMES_PER_TURN  # that one read takes from one socket, this turn
         self._left = False  # no farewells: somebody insists, or nobody is left to hear them
         self._control = Control(
@@ -317,6 +322,7 @@ class Reactor:
             message_bytes=limits.message_bytes,
             nesting=limits.nesting,
             max_in_flight=self._settings.fleet.client_rows,
+            window_rows=self._window_rows,
         )
 
     # --- processes --------------------------------------------------------------------------------
