@@ -116,7 +116,8 @@ class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     """The outcome of an attempt (worker -> coordinator) or of a request (coordinator -> client).
 
-    Times are milliseconds. The worker fills status … cached; the coordinator adds the rest.
+    Times are milliseconds. The worker fills status … cached; the coordinator adds the rest. `pressed`: the pool's
+    queue is more than half full, so its clients send less at a time.
     """
 
     type: int = 4
@@ -132,6 +133,7 @@ class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     attempt: int = 0
     queue_ms: float = 0.0
     total_ms: float = 0.0
+    pressed: bool = False
 
 
 class Event(Message, frozen=True, gc=False, array_like=True, kw_only=True):

@@ -91,7 +91,7 @@ class PoolModel(Strict):
 
     size: Annotated[int | Literal["auto"], *_auto_or_number(0, 1024)] = "auto"
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None
-    prefetch: Annotated[int | Literal["auto"], *_auto_or_number(0, 64)] = "auto"
+    prefetch: Annotated[int | Literal["auto"], *_auto_or_number(0, 256)] = "auto"
     launcher: Literal["spawn"] = "spawn"
     max_queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     default_deadline_s: Seconds | None = None

@@ -20,6 +20,21 @@ STALLED_BYTES: Final = 8 * 1024 * 1024
 STALLED_BIG_S: Final = 2.0
 
 
+class Batch:
+    """Messages for one peer that leave together."""
+
+    __slots__ = ("bodies", "bytes", "heads")
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+        self.bodies: list[bytes] = []
+        self.bytes = 0
+
+    def is_full(self, more_bytes: int) -> bool:
+        """Whether a message of this size must travel in the next one."""
+        return len(self.heads) >= BATCH_MESSAGES or self.bytes + more_bytes > BATCH_BYTES
+
+
 class Backlog:
     """Frame lists that one peer's pipe refused, oldest first."""
 
@@ -47,38 +62,34 @@ class Outbox:
 
     def send(self, sends: Iterable[tuple[bytes, Any]], now: float) -> set[bytes]:
         """Send messages, as few frames per peer as the batch limits allow. Return the peers that are gone."""
-        batches: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
-        sizes: dict[bytes, int] = {}
+        batches: dict[bytes, Batch] = {}
         gone: set[bytes] = set()
         for peer, message in sends:
             head, body = encode(message)
             batch = batches.get(peer)
             if batch is None:
-                batch = batches[peer] = ([], [])
-                sizes[peer] = 0
-            heads, bodies = batch
-            size = sizes[peer] + len(head) + (len(body) if body is not None else 0)
-            if heads and (len(heads) >= BATCH_MESSAGES or size > BATCH_BYTES):
-                self._put(peer, heads, bodies, now, gone)
-                heads, bodies = batches[peer] = ([], [])
-                size = len(head)
-            heads.append(head)
+                batch = batches[peer] = Batch()
+            elif batch.is_full(len(head) if body is None else len(head) + len(body)):
+                self._put(peer, batch, now, gone)
+                batch = batches[peer] = Batch()
+            batch.heads.append(head)
+            batch.bytes += len(head)
             if body is not None:
-                bodies.append(body)
-            sizes[peer] = size
-        for peer, (heads, bodies) in batches.items():
-            self._put(peer, heads, bodies, now, gone)
+                batch.bodies.append(body)
+                batch.bytes += len(body)
+        for peer, batch in batches.items():
+            self._put(peer, batch, now, gone)
         return gone
 
-    def _put(self, peer: bytes, heads: list[bytes], bodies: list[bytes], now: float, gone: set[bytes]) -> None:
-        frames = [b"".join(heads), *bodies] if len(heads) > 1 or bodies else heads
+    def _put(self, peer: bytes, batch: Batch, now: float, gone: set[bytes]) -> None:
+        frames = [b"".join(batch.heads), *batch.bodies]
         backlog = self._backlogs.get(peer)
         if backlog is None:
             sent = self._router.send(peer, frames)
             if sent is Sent.YES:
                 return
             if sent is Sent.GONE:
-                self.dropped += len(heads)
+                self.dropped += len(batch.heads)
                 gone.add(peer)
                 return
             backlog = self._backlogs[peer] = Backlog(now)

@@ -20,13 +20,15 @@ from pools.core.dispatch import choose, dispatch
 from pools.core.entries import ClientEntry, PoolEntry, RequestEntry
 from pools.core.events import ClientConnected
 from pools.core.states import READY
-from pools.core.tables import Tables, unavailable
+from pools.core.tables import Route, Tables, unavailable
 
 # Operations that the coordinator answers itself.
 CONTROL_PREFIX: Final = "dspool."
 MAX_DEPTH: Final = 8
 MAX_ROWS: Final = 1024
 _MAX_NAME_CHARS: Final = 200
+# Operation names come from callers: the table of routes must not grow with them.
+_MAX_ROUTES: Final = 1024
 # A deadline beyond this is a mistake, and would overflow somebody's clock.
 _MAX_DEADLINE_MS: Final = 366 * 86_400_000.0
 
@@ -41,57 +43,89 @@ def on_connected(tables: Tables, event: ClientConnected, now: float, peer: bytes
 def on_request(tables: Tables, message: Request, now: float, peer: bytes) -> None:
     """Admit a request, or refuse it at once."""
     client = tables.clients.get(peer)
-    problem = "say Hello first" if client is None else _id_problem(client, message.request_id)
-    if client is None or problem:
-        error = BridgeError(INVALID_REQUEST, problem, details={"path": "request_id"})
-        tables.to_clients.append((peer, Invalid(request_id=message.request_id, payload=encode_error(error))))
+    request_id = message.request_id
+    if client is None or request_id >> CLIENT_SHIFT != client.client_no or request_id <= client.last_id:
+        _reject_id(tables, client, request_id, peer)
         return
-    client.last_id = message.request_id
-    if message.operation.startswith(CONTROL_PREFIX):
+    client.last_id = request_id
+    route = tables.routes.get((message.operation, message.pool, message.lm))
+    if route is not None and _is_ordinary(tables, client, route.pool, message):
+        _accept(tables, client, route, message, now)
+    elif message.operation.startswith(CONTROL_PREFIX):
         tables.control.append((peer, message))
-        return
+    else:
+        _admit_new(tables, client, message, now)
+
+
+def _is_ordinary(tables: Tables, client: ClientEntry, pool: PoolEntry, message: Request) -> bool:
+    """Whether a request on a known route can be accepted without asking anything else. NaN is not ordinary."""
+    deadline_ms = message.deadline_ms
+    rows = message.rows
+    return (
+        (deadline_ms is None or 0.0 < deadline_ms <= _MAX_DEADLINE_MS)
+        and 1 <= rows <= MAX_ROWS
+        and PRIORITY_HIGH <= message.priority <= PRIORITY_LOW
+        and 0 <= message.depth <= MAX_DEPTH
+        and client.in_flight + rows <= tables.config.client_rows
+        and pool.queued + rows <= pool.config.max_queue
+        and bool(pool.ready)
+        and not tables.draining
+    )
+
+
+def _admit_new(tables: Tables, client: ClientEntry, message: Request, now: float) -> None:
+    """Ask everything; remember the route of what is accepted."""
     pool = tables.pools.get(message.pool or _home(tables, message.operation))
     refusal = _refusal(tables, client, pool, message)
     if refusal is None and pool is not None:
-        _accept(tables, client, pool, message, now)
+        route = Route(pool, pool.credits.of(message.operation))
+        if len(tables.routes) >= _MAX_ROUTES:
+            tables.routes.clear()
+        tables.routes[message.operation, message.pool, message.lm] = route
+        _accept(tables, client, route, message, now)
         return
     if pool is not None:
         pool.rejected += min(max(1, message.rows), MAX_ROWS)  # what a caller claims is not a count yet
     if refusal is not None:
         reply = Reply(request_id=message.request_id, status=ERROR, payload=encode_error(refusal), pool=message.pool)
-        tables.to_clients.append((peer, reply))
+        tables.to_clients.append((client.peer, reply))
 
 
-def _accept(tables: Tables, client: ClientEntry, pool: PoolEntry, message: Request, now: float) -> None:
-    rows = message.rows
-    if message.deadline_ms is not None:
-        deadline: float | None = now + message.deadline_ms / 1000.0
+def _reject_id(tables: Tables, client: ClientEntry | None, request_id: int, peer: bytes) -> None:
+    """Ids carry their client's number and only grow: nobody names another's, nothing runs twice."""
+    if client is None:
+        problem = "say Hello first"
+    elif request_id >> CLIENT_SHIFT != client.client_no:
+        problem = f"request id {request_id} is not one of this client's"
     else:
-        default_s = pool.config.default_deadline_s
-        deadline = None if default_s is None else now + default_s
-    entry = RequestEntry(
-        message.request_id, client, message, pool, rows, pool.credits.of(message.operation), now, deadline
-    )
-    tables.requests[message.request_id] = entry
+        problem = f"request id {request_id} was used already"
+    error = BridgeError(INVALID_REQUEST, problem, details={"path": "request_id"})
+    tables.to_clients.append((peer, Invalid(request_id=request_id, payload=encode_error(error))))
+
+
+def _accept(tables: Tables, client: ClientEntry, route: Route, message: Request, now: float) -> None:
+    pool, times = route
+    rows = message.rows
+    request_id = message.request_id
+    deadline: float | None
+    if message.deadline_ms is not None:
+        deadline = now + message.deadline_ms / 1000.0
+    elif pool.config.default_deadline_s is not None:
+        deadline = now + pool.config.default_deadline_s
+    else:
+        deadline = None
+    entry = RequestEntry(request_id, client, message, pool, rows, times, now, deadline)
+    tables.requests[request_id] = entry
     if deadline is not None:
-        entry.bucket = tables.deadlines.add(message.request_id, deadline)
+        entry.bucket = tables.deadlines.add(request_id, deadline)
     client.in_flight += rows
     pool.accepted += rows
     pool.queued += rows
-    worker = None if pool.queue else choose(pool, entry.times)
+    worker = None if pool.queue else choose(pool, times)
     if worker is not None:
         dispatch(tables, entry, worker, now)
     else:
-        pool.queue[message.request_id] = entry
-
-
-def _id_problem(client: ClientEntry, request_id: int) -> str:
-    """Ids carry their client's number and only grow: nobody names another's, nothing runs twice."""
-    if request_id >> CLIENT_SHIFT != client.client_no:
-        return f"request id {request_id} is not one of this client's"
-    if request_id <= client.last_id:
-        return f"request id {request_id} was used already"
-    return ""
+        pool.queue[request_id] = entry
 
 
 def _home(tables: Tables, operation: str) -> str:

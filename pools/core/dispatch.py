@@ -37,8 +37,15 @@ def choose(pool: PoolEntry, times: RunTimes) -> WorkerEntry | None:
     """Return the ready worker that holds least, or None if none has credit for an operation of these run times.
 
     Among equals the one that was given something longest ago, so that idle workers take turns. A worker may take
-    the next message, whatever its rows, while it holds fewer rows than slots + prefetch.
+    the next message, whatever its rows, while it holds fewer rows than slots + prefetch. Work of microseconds is dealt
+    by the hand: what a worker gets in a row travels, and returns, in one frame.
     """
+    prefetch = pool.config.prefetch
+    credit = pool.slots + (times.prefetch if prefetch is None else prefetch)
+    dealt = pool.dealt_to
+    if dealt is not None and pool.hand_left > 0 and times.hand > 1 and 0 < dealt.held < credit:
+        pool.hand_left -= 1
+        return dealt
     best: WorkerEntry | None = None
     for worker in pool.ready:
         if (
@@ -47,11 +54,10 @@ def choose(pool: PoolEntry, times: RunTimes) -> WorkerEntry | None:
             or (worker.held == best.held and worker.last_epoch < best.last_epoch)
         ):
             best = worker
-    if best is None:
+    if best is None or best.held >= credit:
         return None
-    prefetch = pool.config.prefetch
-    credit = pool.slots + (times.prefetch if prefetch is None else prefetch)
-    return best if best.held < credit else None
+    pool.dealt_to, pool.hand_left = best, times.hand - 1
+    return best
 
 
 def dispatch(tables: Tables, entry: RequestEntry, worker: WorkerEntry, now: float) -> None:

@@ -125,8 +125,9 @@ class PoolEntry:
     """One pool: its queue, its places, its counters. All row counts."""
 
     __slots__ = (
-        "accepted", "boot_error", "cancelled", "completed", "config", "credits", "dead", "failed", "in_flight",
-        "latency", "name", "over", "places", "queue", "queued", "ready", "rejected", "restarts", "slots", "was_ready",
+        "accepted", "boot_error", "cancelled", "completed", "config", "credits", "dead", "dealt_to", "failed",
+        "hand_left", "in_flight", "latency", "name", "over", "places", "queue", "queued", "ready", "rejected",
+        "restarts", "slots", "was_ready",
     )  # fmt: skip
 
     def __init__(self, config: PoolConfig, random: Callable[[], float]) -> None:
@@ -141,6 +142,8 @@ class PoolEntry:
         self.restarts = RestartPolicy(config.restart, random)
         self.credits = Credits()
         self.latency = Histogram()
+        self.dealt_to: WorkerEntry | None = None  # who is being dealt a hand, and how much of it is left
+        self.hand_left = 0
         self.over = 0  # ready workers that hold more than their slots
         self.dead: deque[DeadWorker] = deque(maxlen=DEAD_WORKERS_KEPT)
         self.boot_error: BridgeError | None = None

@@ -219,6 +219,8 @@ def _forget(tables: Tables, worker: WorkerEntry) -> None:
 
 def _leave_ready(worker: WorkerEntry) -> None:
     pool = worker.pool
+    if pool.dealt_to is worker:
+        pool.dealt_to = None
     if worker in pool.ready:
         pool.ready.remove(worker)
         if worker.held > pool.slots:
@@ -245,12 +247,14 @@ def check(tables: Tables, now: float) -> None:
 def on_program(tables: Tables, event: ProgramDeployed, now: float, peer: bytes) -> None:
     """Route a program's name to its pool and tell every ready worker; the others learn it when they are."""
     tables.programs[event.program.name] = (event.pool, event.program)
+    tables.routes.clear()
     _tell_workers(tables, event.program)
 
 
 def on_program_removed(tables: Tables, event: ProgramRemoved, now: float, peer: bytes) -> None:
     """Forget a program."""
     if tables.programs.pop(event.name, None) is not None:
+        tables.routes.clear()
         _tell_workers(tables, Program(name=event.name))
 
 

@@ -45,6 +45,7 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
         attempt=entry.attempts,
         queue_ms=waited_s * 1000.0,
         total_ms=total_ms,
+        pressed=pool.queued * 2 > pool.config.max_queue,
     )
     tables.to_clients.append((entry.client.peer, completed))
     if entry.cancel != NOT_ASKED and not entry.cancel_answered:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge.protocol.errors import BridgeError
 from bridge.protocol.messages import Program
 from pools.config import FleetConfig
+from pools.core.credits import RunTimes
 from pools.core.deadlines import Deadlines
 from pools.core.entries import ClientEntry, Peer, PoolEntry, RequestEntry, Sends, WorkerEntry
 from pools.core.events import Effect, Log
 
 # What a timer does when it fires: a function of (tables, now) bound to its subject.
 Timer = Callable[["Tables", float], None]
+
+
+class Route(NamedTuple):
+    """Where requests with a certain (operation, pool, lm) go; what was asked once is not asked again."""
+
+    pool: PoolEntry
+    times: RunTimes
 
 
 class Tables:
@@ -42,6 +50,7 @@ class Tables:
         self.workers: dict[str, WorkerEntry] = {}
         self.workers_by_peer: dict[Peer, WorkerEntry] = {}
         self.programs: dict[str, tuple[str, Program]] = {}
+        self.routes: dict[tuple[str, str, str], Route] = {}  # forgotten when programs change
         self.deadlines: Deadlines[int] = Deadlines()
         self.timers: list[tuple[float, int, Timer]] = []
         self.to_clients: Sends = []

@@ -330,7 +330,7 @@ lms:
         ("pools: {general: {size: -1}}", "pools.general.size"),
         ("pools: {general: {size: '4'}}", "pools.general.size"),
         ("pools: {general: {slots: 0}}", "pools.general.slots"),
-        ("pools: {general: {prefetch: 65}}", "pools.general.prefetch"),
+        ("pools: {general: {prefetch: 257}}", "pools.general.prefetch"),
         ("pools: {general: {launcher: zygote}}", "pools.general.launcher"),
         ("pools: {general: {max_queue: -1}}", "pools.general.max_queue"),
         ("pools: {general: {default_deadline_s: 0}}", "pools.general.default_deadline_s"),

@@ -1,17 +1,32 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from pools.core.credits import PREFETCH_MAX, PREFETCH_MIN, Credits, RunTimes, prefetch_for
+from pools.core.credits import PREFETCH_MAX, PREFETCH_MIN, Credits, RunTimes, hand_for, prefetch_for
 from tests.support.fleet import Sim, pool
 
 
 @pytest.mark.parametrize(
     ("median_ms", "prefetch"),
-    [(0.0, 64), (0.5, 64), (1.0, 64), (2.0, 32), (6.4, 10), (19.9, 3), (20.0, 2), (20_000.0, 2)],
+    [(0.0, 256), (0.25, 256), (0.5, 128), (1.0, 64), (2.0, 32), (6.4, 10), (19.9, 3), (20.0, 2), (20_000.0, 2)],
 )
 def test_prefetch_by_median(median_ms: float, prefetch: int) -> None:
     assert prefetch_for(median_ms) == prefetch
+
+
+@pytest.mark.parametrize(("median_ms", "hand"), [(0.0, 32), (0.01, 32), (0.1, 5), (0.5, 1), (100.0, 1)])
+def test_hands_are_half_a_millisecond_of_work(median_ms: float, hand: int) -> None:
+    assert hand_for(median_ms) == hand
+
+
+def test_work_of_microseconds_is_dealt_by_the_hand_and_evenly() -> None:
+    sim = Sim(pool(size=2, slots=8, prefetch=None))
+    sim.reply(sim.submit(), run_ms=0.01)
+    served = [sim.attempt(sim.submit())[0] for _ in range(128)]
+    assert [len(list(run)) for _, run in itertools.groupby(served)] == [32, 32, 32, 32]
+    assert sim.entry("general-1.1").held == sim.entry("general-2.1").held
 
 
 def test_an_unknown_operation_starts_with_two() -> None:
@@ -23,10 +38,10 @@ def test_the_first_run_counts_and_outliers_do_not() -> None:
     times = RunTimes()
     times.add(0.2)
     assert times.prefetch == PREFETCH_MAX
-    for run_ms in (0.2, 900.0, 0.3):  # up to the fourth sample
+    for run_ms in (0.1, 900.0, 0.2):  # up to the fourth sample
         times.add(run_ms)
     assert times.prefetch == PREFETCH_MAX
-    assert times.median_ms == 0.3
+    assert times.median_ms == 0.2
 
 
 def test_the_median_follows_a_change_within_a_batch_of_sixteen() -> None:
@@ -58,7 +73,7 @@ def test_a_worker_holds_slots_and_prefetch() -> None:
 
 def test_auto_prefetch_grows_with_fast_runs_and_shrinks_with_slow_ones() -> None:
     sim = Sim(pool(slots=1, prefetch=None))
-    ids = [sim.submit() for _ in range(200)]
+    ids = [sim.submit() for _ in range(300)]
     assert sim.entry().held == 1 + PREFETCH_MIN
     sim.reply(ids[0], run_ms=0.1)
     assert sim.entry().held == 1 + PREFETCH_MAX
