@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import random
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -25,9 +26,10 @@ from bridge.protocol.errors import BridgeError
 from bridge.transport import Router, ipc_endpoint
 from orchestrator.config import Settings, load
 from orchestrator.coordinator.births import Births
+from orchestrator.coordinator.clients import Identity
 from orchestrator.coordinator.logs import configure_logs
-from orchestrator.coordinator.peers import open_pidfd
-from orchestrator.coordinator.reactor import Identity, Reactor
+from orchestrator.coordinator.reactor import Reactor
+from orchestrator.coordinator.watching import open_pidfd
 from orchestrator.errors import DspoolError
 from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, process_ticks, publish, sweep
 from orchestrator.version import package_version
@@ -122,6 +124,7 @@ def _read_order(fd: int | None) -> StartOrder:
 
 def _coordinate(settings: Settings, order: StartOrder, reporter: Reporter, lifeline_fd: int | None) -> None:
     signals = _signal_pipe()
+    _raise_descriptor_limit()
     with DataLock(settings.data_dir):
         if not order.private:
             sweep(settings.run_dir)
@@ -161,7 +164,7 @@ def _run(
         settings, identity, frontend=frontend, backend=backend, launcher=launcher, births=births, fleet=fleet,
         drain_s=order.drain_s, on_ready=on_ready,
     )  # fmt: skip
-    reactor.watch_signals(signals)
+    reactor.watching.add_signals(signals, reactor.terminate)
     _watch_owner(reactor, lifeline_fd, order.owner_pid)
     info = CoordinatorInfo(
         run_id=run_id, endpoint=front_endpoint, pid=identity.pid, started_ticks=identity.started_ticks,
@@ -185,11 +188,17 @@ def _run(
 def _watch_owner(reactor: Reactor, lifeline_fd: int | None, owner_pid: int) -> None:
     """Two ways to notice: a fork of the owner may keep the lifeline open, a pid namespace may hide the owner."""
     if lifeline_fd is not None:
-        reactor.watch_owner(lifeline_fd, "lifeline")
+        reactor.watching.add(lifeline_fd, lambda now: reactor.owner_gone("lifeline"))
     if owner_pid:
         pidfd = open_pidfd(owner_pid)
         if pidfd is not None:
-            reactor.watch_owner(pidfd, "pidfd")
+            reactor.watching.add_pidfd(pidfd, lambda now: reactor.owner_gone("pidfd"))
+
+
+def _raise_descriptor_limit() -> None:
+    """Take all the descriptors there are to have: libzmq aborts the process when none is left for a new peer."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _signal_pipe() -> int:

@@ -60,13 +60,18 @@ class Births:
         self._pages: dict[str, Page] = {}
 
     def open_page(self, worker_id: str) -> Sequence[int]:
-        """Make the started-slots page of a new worker; return its words."""
-        page = self._pages[worker_id] = Page(worker_id)
+        """Make the started-slots page of a new worker; return its words, none if there is no room for one."""
+        try:
+            page = self._pages[worker_id] = Page(worker_id)
+        except OSError:
+            return ()  # launch_spec says so
         return page.words
 
     def launch_spec(self, launch: Launch) -> LaunchSpec:
-        """Return what the launcher needs for this worker."""
+        """Return what the launcher needs for this worker. Raises OSError if it has no started-slots page."""
         settings = self._settings
+        if launch.worker_id not in self._pages:
+            raise OSError(f"no memory or descriptor for the started-slots page of {launch.worker_id}")
         pool = settings.fleet.pool(launch.pool)
         token = self._tokens[launch.worker_id] = secrets.token_bytes(32)
         spec = WorkerSpec(
@@ -91,7 +96,7 @@ class Births:
             python=pool.python or sys.executable,
             worker_spec=encode_spec(spec),
             slots_fd=self._pages[launch.worker_id].fd,
-            env=_environment(pool.env),
+            env=environment(settings, pool.env, os.environ),
         )
 
     def admits(self, hello: Hello) -> bool:
@@ -115,8 +120,17 @@ class Births:
             self.bury(worker_id)
 
 
-def _environment(pool_env: Mapping[str, str]) -> dict[str, str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("DSPOOL_")}
+def environment(settings: Settings, pool_env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a worker's environment: the coordinator's, without dspool's own settings and the language models' keys.
+
+    A key reaches a worker in its memory file alone: generated code and child processes inherit the environment.
+    """
+    keys = {lm.api_key.get_secret_value() for lm in settings.lms.values() if lm.api_key is not None}
+    env = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("DSPOOL_") and (value not in keys or not value)
+    }
     env.update(THREAD_CAPS)
     env.update(pool_env)
     return env

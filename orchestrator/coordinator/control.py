@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
-from bridge.protocol.errors import INTERNAL, INVALID_REQUEST, BridgeError, decode_error, encode_error, not_found
+import structlog
+
+from bridge.protocol.errors import (
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    INVALID_REQUEST,
+    BridgeError,
+    decode_error,
+    encode_error,
+    not_found,
+    shown,
+)
 from bridge.protocol.messages import ERROR, OK, Message, Reply, Request
 from bridge.protocol.values import decode_value, encode_value
 from orchestrator.config import Settings, show
@@ -38,6 +50,7 @@ class Control:
         self._version = version
         self._drain_s = drain_s
         self._started_at = started_at
+        self._log = structlog.get_logger("dspool.coordinator")
         self._programs = Programs()
         self._next_id = 1
         # Deployments whose program is being loaded: own request id -> who asked, and for what.
@@ -60,7 +73,7 @@ class Control:
         try:
             args = _arguments(request)
             if name == "deploy":
-                self._deploy(peer, request.request_id, args, now)
+                self._deploy(peer, request, args, now)
                 return None
             operation = self._operations.get(name)
             if operation is None:
@@ -69,6 +82,10 @@ class Control:
             return _ok(request.request_id, operation(args, now))
         except BridgeError as error:
             return _failed(request.request_id, error)
+        except Exception as exc:  # noqa: BLE001 - one client's question must not end everybody's coordinator
+            self._log.error("control_failed", operation=request.operation, traceback=traceback.format_exc())
+            text = f"{request.operation} failed in the coordinator: {type(exc).__name__}: {exc}"
+            return _failed(request.request_id, BridgeError(INTERNAL, text))
 
     def _stats(self, args: dict[str, Any], now: float) -> dict[str, Any]:
         return {
@@ -80,7 +97,11 @@ class Control:
         }
 
     def _logs(self, args: dict[str, Any], now: float) -> list[str]:
-        worker_id = str(args.get("worker", ""))
+        worker_id = args.get("worker", "")
+        if not isinstance(worker_id, str):
+            raise BridgeError(
+                INVALID_REQUEST, f"worker: {shown(worker_id)} is no worker's id", details={"path": "worker"}
+            )
         known = [row["id"] for row in self._fleet.workers(now)]
         if worker_id not in known:
             raise not_found("worker", worker_id, known)
@@ -103,17 +124,18 @@ class Control:
 
     # --- deploy: ask a worker, then answer --------------------------------------------------------
 
-    def _deploy(self, peer: bytes, request_id: int, args: dict[str, Any], now: float) -> None:
+    def _deploy(self, peer: bytes, request: Request, args: dict[str, Any], now: float) -> None:
         spec = self._programs.check(args, self._fleet.pool_names())
         own_id = self._next_id
         self._next_id += 1
-        self.loading[own_id] = (peer, request_id, spec)
+        self.loading[own_id] = (peer, request.request_id, spec)
+        limit_ms = LOAD_DEADLINE_S * 1000.0
         load = Request(
             request_id=own_id,
             operation=LOAD_OPERATION,
             pool=spec["pool"],
             payload=encode_value(spec),
-            deadline_ms=LOAD_DEADLINE_S * 1000.0,
+            deadline_ms=limit_ms if request.deadline_ms is None else min(limit_ms, request.deadline_ms),
         )
         self._fleet.handle(load, now, SELF)
 
@@ -124,13 +146,21 @@ class Control:
             return None
         peer, request_id, spec = asked
         if reply.status != OK:
-            return peer, _failed(request_id, decode_error(reply.payload or b""))
+            return peer, _failed(request_id, _not_loaded(spec, decode_error(reply.payload or b"")))
         try:
             row, event = self._programs.deployed(spec, decode_value(reply.payload or b""))
         except (BridgeError, KeyError, TypeError) as exc:
             return peer, _failed(request_id, BridgeError(INTERNAL, f"a worker described {spec['name']} badly: {exc!r}"))
         self._fleet.handle(event, now)
         return peer, _ok(request_id, {"name": row.name, "version": row.version, "sha256": row.sha256})
+
+
+def _not_loaded(spec: dict[str, Any], error: BridgeError) -> BridgeError:
+    """Return why a program is not deployed; a deadline in words of the deployment."""
+    if error.code != DEADLINE_EXCEEDED:
+        return error
+    text = f"{spec['name']} was not loaded in time: what it imports or constructs takes longer than the deadline"
+    return BridgeError(error.code, f"{text} ({error.details.get('stage')})", details=error.details)
 
 
 def _arguments(request: Request) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Final
 
 from bridge.protocol.codec import Decoded
 from bridge.protocol.errors import INVALID_REQUEST, UNAVAILABLE, VERSION_MISMATCH, BridgeError, encode_error
@@ -77,16 +76,3 @@ class Peers:
                 UNAVAILABLE, f"this is run {self._run_id}, not {hello.run_id[:32]}: discover the coordinator again"
             )
         return Refused(payload=encode_error(error)) if error is not None else None
-
-
-def open_pidfd(pid: int) -> int | None:
-    """Return a pidfd of `pid`, or None if there is no such process (here)."""
-    if pid <= 0:
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
-
-
-Sends = list[tuple[bytes, Any]]

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge.protocol.errors import INVALID_REQUEST, BridgeError, not_found
+from bridge.protocol.errors import INVALID_REQUEST, BridgeError, not_found, shown
 from bridge.protocol.messages import Program
 from bridge.protocol.values import encode_value
 from pools.core.events import ProgramDeployed
 
 LOAD_OPERATION: Final = "programs.load"
 LOAD_DEADLINE_S: Final = 120.0
+_KEYS: Final = ("name", "target", "pool", "state", "config")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 # What a program's name must not hide: the built-in operations, those of later versions included.
 _TAKEN_NAMES: Final = frozenset({"ping", "echo", "sleep", "template", "validate", "embed", "optimize"})
@@ -42,21 +43,23 @@ class Programs:
 
     def check(self, args: Mapping[str, Any], pools: list[str]) -> dict[str, Any]:
         """Return the spec that a worker is asked to load. Raises BridgeError naming what is wrong."""
-        unknown = set(args) - {"name", "target", "pool", "state", "config"}
-        if unknown:
-            raise _invalid(sorted(unknown)[0], f"deploy takes no {sorted(unknown)[0]!r}")
+        for key in args:
+            if key not in _KEYS:
+                raise _invalid(shown(key), f"deploy takes no such key (it takes {', '.join(_KEYS)})")
         name = args.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise _invalid("name", f"{name!r:.100} is no program name (letters, digits, _ . -; up to 100)")
+            raise _invalid("name", f"{shown(name)} is no program name (letters, digits, _ . -; up to 100)")
         if name in _TAKEN_NAMES or name.startswith(_TAKEN_PREFIXES):
             raise _invalid("name", f"{name!r} is a built-in operation's name")
         pool = args.get("pool") or "general"
+        if not isinstance(pool, str):
+            raise _invalid("pool", f"{shown(pool)} is no pool's name")
         if pool not in pools:
-            raise not_found("pool", str(pool), pools)
+            raise not_found("pool", pool, pools)
         target = args.get("target")
         if not (isinstance(target, str) and ":" in target) and not isinstance(target, dict):
             raise _invalid(
-                "target", f'{target!r:.100} is no target: "package.module:Class", "file.py:Class" or a mapping'
+                "target", f'{shown(target)} is no target: "package.module:Class", "file.py:Class" or a mapping'
                 ' {"module": "dspy.Predict", "signature": "…"}',
             )  # fmt: skip
         state = args.get("state")
@@ -86,8 +89,10 @@ class Programs:
 
     def remove(self, name: Any) -> str:
         """Remove a program; return its name. Raises BridgeError NOT_FOUND."""
-        if not isinstance(name, str) or self._programs.pop(name, None) is None:
-            raise not_found("program", str(name), self._programs)
+        if not isinstance(name, str):
+            raise _invalid("name", f"{shown(name)} is no program name")
+        if self._programs.pop(name, None) is None:
+            raise not_found("program", name, self._programs)
         return name
 
     def rows(self) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from bridge.protocol.errors import BridgeError, decode_error
+from bridge.protocol.errors import CANCELLED, BridgeError, decode_error
 from bridge.protocol.messages import BootFailed as BootFailedMessage
 from bridge.protocol.messages import Heartbeat, Hello, Program, Ready, Stop
-from pools.core.cancellation import cancel, kill
+from pools.core.cancellation import kill
 from pools.core.dispatch import lost, pump, rebalance
 from pools.core.entries import DEAD_WORKER_KEPT_S, DeadWorker, Place, PoolEntry, WorkerEntry
 from pools.core.events import (
@@ -34,6 +34,7 @@ from pools.core.states import (
     ON_EXIT,
     ON_HELLO,
     ON_READY,
+    QUEUED,
     READY,
     WORKER_MOVES,
 )
@@ -45,7 +46,7 @@ _CHECK_EVERY_S: Final = 1.0
 _STALL_S: Final = 5.0
 # A boot imports DSPy and, one day, a model; one that takes longer hangs.
 BOOT_LIMIT_S: Final = 300.0
-# From Stop to SIGKILL at the fleet's end: by then everything is settled.
+# From Stop to SIGKILL at the fleet's end, at most: by then everything is settled.
 STOP_GRACE_S: Final = 2.0
 
 
@@ -267,9 +268,10 @@ def _tell_workers(tables: Tables, program: Program) -> None:
 
 
 def on_drain(tables: Tables, event: Drain, now: float, peer: bytes) -> None:
-    """Stop taking requests; stop the workers when all is settled or the budget is spent."""
-    if tables.draining:
-        return
+    """Stop taking requests; stop the workers when all is settled or the budget is spent.
+
+    Asked again, the earlier end counts.
+    """
     tables.draining = True
     tables.log("draining", budget_s=event.budget_s, requests=len(tables.requests))
     tables.after(now + event.budget_s, _budget_spent)
@@ -284,9 +286,12 @@ def stop_if_idle(tables: Tables, now: float) -> None:
 
 def _budget_spent(tables: Tables, now: float) -> None:
     for entry in list(tables.requests.values()):
-        cancel(tables, entry, now, force=True)
-    for entry in list(tables.requests.values()):
-        settle_error(tables, entry, unavailable("the coordinator shut down before this request was done"), now)
+        queued = entry.state == QUEUED
+        text = "before this request ran" if queued else "before this request was done; it may have run"
+        error = BridgeError(CANCELLED, f"the coordinator shut down {text}", retryable=queued)
+        entry.pool.cancelled += entry.rows
+        entry.cancel_answered = True
+        settle_error(tables, entry, error, now)
     stop_if_idle(tables, now)
 
 
@@ -301,10 +306,10 @@ def stop_workers(tables: Tables, now: float) -> None:
         else:
             kill(tables, worker, "stopped before it had booted")
         _leave_ready(worker)
-    tables.after(now + STOP_GRACE_S, _kill_rest)
+        grace_s = min(worker.pool.config.grace_s, STOP_GRACE_S)
+        tables.after(now + grace_s, partial(_kill_unstopped, worker, grace_s))
 
 
-def _kill_rest(tables: Tables, now: float) -> None:
-    for worker in tables.workers.values():
-        if worker.state == DRAINING and not worker.kill_why:
-            kill(tables, worker, f"did not stop within {STOP_GRACE_S:g} s")
+def _kill_unstopped(worker: WorkerEntry, grace_s: float, tables: Tables, now: float) -> None:
+    if worker.state == DRAINING and not worker.kill_why:
+        kill(tables, worker, f"did not stop within {grace_s:g} s")

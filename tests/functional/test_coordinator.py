@@ -220,6 +220,19 @@ def test_the_books_balance(coordinator: CoordinatorProcess, client: WireClient) 
     assert requests["accepted"] == requests["settled"] + requests["queued"] + requests["in_flight"]
 
 
+def test_clients_that_come_and_go_leave_nothing(coordinator: CoordinatorProcess, client: WireClient) -> None:
+    def cost() -> tuple[int, int]:
+        return client.call("dspool.stats")["wire"]["clients"], psutil.Process(coordinator.process.pid).num_fds()
+
+    clients, fds = cost()
+    for _ in range(50):
+        with WireClient(coordinator.endpoint) as visitor:
+            visitor.send(Bye())
+            visitor.dealer.socket.linger = 1000
+    # libzmq closes a connection's descriptor a moment after its peer is gone.
+    wait_until(lambda: cost() <= (clients, fds), 5.0, f"{clients} clients and {fds} descriptors")
+
+
 def test_bye_cancels_what_is_queued(coordinator: CoordinatorProcess, client: WireClient) -> None:
     with WireClient(coordinator.endpoint) as leaver:
         for _ in range(30):
@@ -285,7 +298,7 @@ def test_a_second_sigterm_leaves_at_once(start: Callable[..., CoordinatorProcess
         client.request("fault.hang", {"seconds": 60})
         client.call("dspool.stats")
         process.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: code_of(client.call("echo", 1)) == "UNAVAILABLE", 5.0, "the drain")
+        wait_until(lambda: client.call("echo", 1) != 1, 5.0, "the drain")
         process.process.send_signal(signal.SIGTERM)
         assert process.process.wait(1) == 0
     gone(below)
@@ -297,7 +310,7 @@ def test_a_drain_beyond_its_budget_is_cancelled(start: Callable[..., Coordinator
         client.request("fault.hang", {"seconds": 60})
         client.call("dspool.stats")
         process.process.send_signal(signal.SIGTERM)
-        assert code_of(value_of(client.expect(Reply))) == "UNAVAILABLE"
+        assert code_of(value_of(client.expect(Reply))) == "CANCELLED"
     assert process.process.wait(10) == 0
 
 

@@ -30,7 +30,7 @@ def test_what_is_accepted_finishes_before_the_workers_stop() -> None:
     sim = Sim(pool(slots=1, prefetch=0))
     running, waiting = sim.submit(), sim.submit()
     sim.handle(Drain(30.0))
-    sim.handle(Drain(0.0))  # once is enough
+    sim.handle(Drain(60.0))
     sim.reply(running)
     sim.tick()
     assert not stops(sim)
@@ -39,6 +39,16 @@ def test_what_is_accepted_finishes_before_the_workers_stop() -> None:
     assert stops(sim) == 1
     sim.run_until(sim.now + 1.0)
     assert not sim.kills()
+
+
+def test_a_second_drain_can_only_shorten_the_first() -> None:
+    sim = Sim(pool(slots=1, prefetch=0))
+    running = sim.submit()
+    sim.handle(Drain(3600.0))
+    sim.handle(Drain(1.0))
+    sim.run_until(sim.now + 1.0)
+    assert sim.error(running).code == "CANCELLED"
+    assert stops(sim) == 1
 
 
 def test_a_worker_that_dies_while_draining_is_replaced_for_what_is_left() -> None:
@@ -59,7 +69,15 @@ def test_when_the_budget_is_spent_everything_is_settled_and_the_workers_stop() -
     sim.start(running)
     sim.handle(Drain(5.0))
     sim.run_until(sim.now + 5.0)
-    assert [sim.error(r).code for r in (running, unstarted, queued)] == ["UNAVAILABLE", "UNAVAILABLE", "CANCELLED"]
+    errors = [sim.error(request_id) for request_id in (running, unstarted, queued)]
+    assert [error.code for error in errors] == ["CANCELLED"] * 3
+    assert [error.retryable for error in errors] == [
+        False,
+        False,
+        True,
+    ]  # only what never left the queue surely did not run
+    assert not any(sim.cancel_replies(request_id) for request_id in (running, unstarted, queued))
+    assert sim.fleet.stats(sim.now)["requests"]["cancelled"] == 3
     assert stops(sim) == 1
     assert not sim.tables.requests
     sim.run_until(sim.now + STOP_GRACE_S + 0.1)

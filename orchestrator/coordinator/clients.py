@@ -1,0 +1,157 @@
+"""The frontend: what clients send, who they are, and when they are gone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from bridge.protocol.codec import decode
+from bridge.protocol.messages import Bye, Hello, Message, Request, Welcome
+from bridge.transport import Router
+from orchestrator.config import Settings
+from orchestrator.coordinator.outbox import Outbox
+from orchestrator.coordinator.peers import Peers
+from orchestrator.coordinator.watching import Watching, open_pidfd
+from pools.core.events import ClientConnected, ClientGone
+from pools.core.fleet import FROM_CLIENTS, Fleet
+
+# Of one operation, a client begins with no more under way than a fair share of the smallest queue.
+_QUEUE_SHARES: Final = 4
+_WINDOW_ROWS_MIN: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which coordinator this is: what Welcome says."""
+
+    run_id: str
+    version: str
+    pid: int
+    started_ticks: int
+
+
+def welcome(identity: Identity, settings: Settings, client_no: int) -> Welcome:
+    """Return the answer to an accepted Hello."""
+    smallest_queue = min((pool.max_queue for pool in settings.fleet.pools), default=0)
+    return Welcome(
+        package_version=identity.version,
+        run_id=identity.run_id,
+        pid=identity.pid,
+        started_ticks=identity.started_ticks,
+        client_no=client_no,
+        message_bytes=settings.limits.message_bytes,
+        nesting=settings.limits.nesting,
+        max_in_flight=settings.fleet.client_rows,
+        window_rows=max(_WINDOW_ROWS_MIN, smallest_queue // _QUEUE_SHARES),
+    )
+
+
+class Clients:
+    """Everybody at the frontend."""
+
+    def __init__(
+        self, router: Router, fleet: Fleet, settings: Settings, identity: Identity, watching: Watching
+    ) -> None:
+        self._router = router
+        self._fleet = fleet
+        self._settings = settings
+        self._identity = identity
+        self._watching = watching
+        self.peers = Peers(identity.run_id, identity.version)
+        self.outbox = Outbox(router)
+        self._next_no = 1
+        self._pidfds: dict[bytes, int] = {}  # -1: its process cannot be watched
+        self._log = structlog.get_logger("dspool.coordinator")
+
+    def __len__(self) -> int:
+        return len(self._pidfds)
+
+    def read(self, now: float, max_frames: int) -> None:
+        """Handle what clients sent."""
+        handle = self._fleet.handle
+        limits = self._settings.limits
+        for _ in range(max_frames):
+            frames = self._router.receive()
+            if frames is None:
+                return
+            peer = frames[0]
+            if self.peers.is_muted(peer):
+                continue
+            self.outbox.heard(peer, now)
+            decoded = decode(frames[1:], limits.message_bytes)
+            for message in decoded.messages:
+                if type(message) is Request:
+                    handle(message, now, peer)
+                else:
+                    self._hear(peer, message, now)
+            self.peers.unknown += decoded.unknown
+            if decoded.problem is not None:
+                self._reproach(peer, self.peers.misread(peer, decoded), now)
+
+    def _hear(self, peer: bytes, message: Message, now: float) -> None:
+        if type(message) is Hello:
+            self._meet(peer, message, now)
+        elif type(message) is Bye:
+            self.gone(peer, now)
+        elif type(message) in FROM_CLIENTS:
+            self._fleet.handle(message, now, peer)
+        else:
+            why = f"{type(message).__name__} from a client"
+            self._reproach(peer, self.peers.misbehaved(peer, why), now)
+
+    def _reproach(self, peer: bytes, answers: list[Message], now: float) -> None:
+        self._fleet.sends_to_clients.extend((peer, answer) for answer in answers)
+        if self.peers.is_muted(peer):
+            self._log.warning("peer_muted", malformed=self.peers.malformed)
+            self.gone(peer, now)
+
+    def _meet(self, peer: bytes, hello: Hello, now: float) -> None:
+        refusal = self.peers.refusal(hello, "client")
+        if refusal is not None:
+            self._fleet.sends_to_clients.append((peer, refusal))
+            return
+        if peer in self._pidfds:
+            self._reproach(peer, self.peers.misbehaved(peer, "a second Hello"), now)
+            return
+        client_no = self._next_no
+        self._next_no += 1
+        self._fleet.handle(ClientConnected(client_no, hello.principal or "default"), now, peer)
+        self._fleet.sends_to_clients.append((peer, welcome(self._identity, self._settings, client_no)))
+        # A client that dies says no Bye; its process does.
+        pidfd = open_pidfd(hello.pid)
+        self._pidfds[peer] = -1 if pidfd is None else pidfd
+        if pidfd is not None:
+            self._watching.add_pidfd(pidfd, lambda then: self.gone(peer, then))
+
+    def gone(self, peer: bytes, now: float) -> None:
+        """Forget a client; nobody waits for its answers."""
+        pidfd = self._pidfds.pop(peer, -1)
+        if pidfd >= 0:
+            self._watching.remove(pidfd)
+            os.close(pidfd)
+        self.outbox.forget(peer)
+        self._fleet.handle(ClientGone(), now, peer)
+
+    def send(self, sends: list[tuple[bytes, Any]], now: float) -> None:
+        """Send messages; who cannot be reached is gone."""
+        for peer in self.outbox.send(sends, now):
+            self.gone(peer, now)
+
+    def retry(self, now: float) -> None:
+        """Try again what full pipes refused; mute who takes nothing for too long."""
+        gone, slow = self.outbox.retry(now)
+        for peer in slow:
+            self._log.warning("slow_peer_muted", dropped=self.outbox.dropped)
+            self.peers.mute(peer)
+        for peer in gone | slow:
+            self.gone(peer, now)
+
+    def close(self) -> None:
+        """Close what is watched of them."""
+        for pidfd in self._pidfds.values():
+            if pidfd >= 0:
+                os.close(pidfd)
+        self._pidfds.clear()

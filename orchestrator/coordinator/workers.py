@@ -1,0 +1,142 @@
+"""The backend: what workers send, how they come to life, and what is done about their deaths."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from bridge.protocol.codec import Decoded, decode
+from bridge.protocol.messages import Hello, Message
+from bridge.transport import Router
+from orchestrator.config import Settings
+from orchestrator.coordinator.births import Births
+from orchestrator.coordinator.clients import Identity, welcome
+from orchestrator.coordinator.funerals import Funerals
+from orchestrator.coordinator.outbox import Outbox
+from orchestrator.coordinator.peers import Peers
+from pools.core.events import Launch, LaunchFailed, ProtocolBroken, WorkerDied, WorkerExited, WorkerLaunched
+from pools.core.fleet import FROM_WORKERS, Fleet
+from pools.launch import launcher as launching
+
+_DRAIN_FRAMES: Final = 1024
+
+
+class Workers:
+    """Everybody at the backend, and their processes."""
+
+    def __init__(
+        self, router: Router, fleet: Fleet, settings: Settings, identity: Identity, launcher: launching.Launcher,
+        births: Births,
+    ) -> None:  # fmt: skip
+        self._router = router
+        self._fleet = fleet
+        self._settings = settings
+        self._identity = identity
+        self._launcher = launcher
+        self._births = births
+        self._funerals = Funerals()
+        self.peers = Peers(identity.run_id, identity.version)
+        self.outbox = Outbox(router)
+        self._log = structlog.get_logger("dspool.coordinator")
+
+    def read(self, now: float, max_frames: int) -> None:
+        """Handle what workers sent."""
+        handle = self._fleet.handle
+        limits = self._settings.limits
+        for _ in range(max_frames):
+            frames = self._router.receive()
+            if frames is None:
+                return
+            peer = frames[0]
+            if self.peers.is_muted(peer):
+                continue
+            self.outbox.heard(peer, now)
+            decoded = decode(frames[1:], limits.message_bytes)
+            known = self._fleet.knows_worker(peer)
+            for message in decoded.messages:
+                kind = type(message)
+                if kind is Hello:
+                    known = self._meet(peer, message, now)
+                elif known and kind in FROM_WORKERS:
+                    handle(message, now, peer)
+                else:
+                    self._answer(peer, self.peers.misbehaved(peer, f"{kind.__name__} from a stranger"))
+            self.peers.unknown += decoded.unknown
+            if decoded.problem is not None:
+                self._misread(peer, decoded, now, known=known)
+
+    def _misread(self, peer: bytes, decoded: Decoded, now: float, *, known: bool) -> None:
+        answers = self.peers.misread(peer, decoded)
+        if known:
+            self._fleet.handle(ProtocolBroken(decoded.problem or ""), now, peer)
+        else:
+            self._answer(peer, answers)
+
+    def _answer(self, peer: bytes, answers: list[Message]) -> None:
+        self._fleet.sends_to_workers.extend((peer, answer) for answer in answers)
+
+    def _meet(self, peer: bytes, hello: Hello, now: float) -> bool:
+        """Take a worker's Hello; return whether it is one of ours."""
+        refusal = self.peers.refusal(hello, "worker")
+        if refusal is not None:
+            self._answer(peer, [refusal])
+            return False
+        if not self._births.admits(hello):
+            self._answer(peer, self.peers.misbehaved(peer, "a Hello without a valid token"))
+            return False
+        self._answer(peer, [welcome(self._identity, self._settings, 0)])
+        self._fleet.handle(hello, now, peer)
+        return self._fleet.knows_worker(peer)
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def launch(self, launch: Launch, now: float) -> None:
+        """Start a worker's process."""
+        try:
+            spec = self._births.launch_spec(launch)
+        except OSError as exc:
+            self._launch_failed(launch.worker_id, f"{type(exc).__name__}: {exc}", now)
+            return
+        self._launcher.launch(spec)
+
+    def kill(self, worker_id: str, why: str) -> None:
+        """Kill a worker's process."""
+        self._log.warning("worker_killed", worker=worker_id, why=why)
+        self._launcher.kill(worker_id)
+
+    def read_launcher(self, now: float) -> None:
+        """Handle what the launcher saw."""
+        for event in self._launcher.poll():
+            match event:
+                case launching.Launched(worker_id, pid):
+                    self._fleet.handle(WorkerLaunched(worker_id, pid), now)
+                case launching.LaunchFailed(worker_id, error):
+                    self._launch_failed(worker_id, error, now)
+                case launching.Died(worker_id):
+                    self._fleet.handle(WorkerDied(worker_id), now)
+                    self.read(now, _DRAIN_FRAMES)
+                    self._funerals.died(worker_id, now)
+                case launching.Reaped():
+                    self._funerals.reaped(event, now)
+                case launching.NannyLost():
+                    self._log.error("nanny_lost")
+
+    def _launch_failed(self, worker_id: str, error: str, now: float) -> None:
+        self._fleet.handle(WorkerExited(worker_id, LaunchFailed(error)), now)
+        self._births.bury(worker_id)
+
+    def next_death(self) -> float | None:
+        """Return when `settle_deaths` has something to do, or None."""
+        return self._funerals.next_due()
+
+    def settle_deaths(self, now: float) -> None:
+        """Settle the deaths whose last words have been heard."""
+        deaths = self._funerals.due(now)
+        if not deaths:
+            return
+        self.read(now, _DRAIN_FRAMES)
+        for death in deaths:
+            tail = tuple(self._launcher.log_tail(death.worker_id))
+            self._fleet.handle(WorkerExited(death.worker_id, death.reason, death.peak_rss_bytes, tail), now)
+            self._births.bury(death.worker_id)
