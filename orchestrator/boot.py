@@ -66,7 +66,7 @@ class Starting:
         passed = [spec_fd, ready_end]
         arguments = ["--spec-fd", str(spec_fd), "--ready-fd", str(ready_end)]
         try:
-            os.write(spec_fd, json.dumps(order, default=os.fspath).encode())
+            os.write(spec_fd, _encoded(order))
             if not detached:
                 lifeline_end, self.lifeline_fd = os.pipe2(os.O_CLOEXEC)
                 passed.append(lifeline_end)
@@ -154,10 +154,42 @@ class Starting:
             self.lifeline_fd = -1
 
 
+def _encoded(order: Mapping[str, Any]) -> bytes:
+    """Return the order as JSON. Raises ConfigError that names the override which is no plain data."""
+    try:
+        return json.dumps(order, default=_path_text).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        where, problem = _misfit(order["overrides"], "", exc)
+        text = f"override: {where}: {problem}; a configuration holds mappings, lists, texts, numbers and booleans"
+        raise ConfigError(
+            f"a problem in the configuration:\n  {text}", path=where,
+            problems=[{"where": "override", "path": where, "message": problem}],
+        ) from None  # fmt: skip
+
+
+def _path_text(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    raise TypeError(f"is of type {type(value).__name__}")
+
+
+def _misfit(value: Any, path: str, exc: Exception) -> tuple[str, str]:
+    """Return the path to the innermost part that JSON has no form for, and why."""
+    steps = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for step, part in steps:
+        try:
+            json.dumps(part, default=_path_text)
+        except RecursionError:
+            return f"{path}.{step}".lstrip("."), "is nested too deep"
+        except (TypeError, ValueError) as problem:
+            return _misfit(part, f"{path}.{step}".lstrip("."), problem)
+    return path, str(exc)
+
+
 def configured(key: str, config: str | os.PathLike[str] | None = None) -> Path | None:
     """Return `data_dir` or `run_dir` if the environment or the configuration file names one, else None.
 
-    What is wrong with a file is for the coordinator to say, which reads it in any case.
+    Raises ConfigError if the file is wrong: what it meant to say about the directory is unknown.
     """
     if value := os.environ.get(f"DSPOOL_{key.upper()}"):
         return Path(value).expanduser().absolute()
@@ -166,10 +198,7 @@ def configured(key: str, config: str | os.PathLike[str] | None = None) -> Path |
         return None
     from orchestrator.config import load
 
-    try:
-        settings = load(file)
-    except ConfigError:
-        return None
+    settings = load(file)
     directory: Path = getattr(settings, key)
     default = default_data_dir if key == "data_dir" else default_run_dir
     return None if directory == default(os.environ) else directory

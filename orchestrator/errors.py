@@ -22,7 +22,8 @@ _TRACEBACK_LINES: Final = 30
 class DspoolError(Exception):
     """The root. Raised itself only for a failure inside dspool (code INTERNAL) or a code this version does not know.
 
-    code: the stable upper-case name. retryable: the same call may succeed later, and was not executed.
+    code: the stable upper-case name. retryable: the same call may succeed later. It may also run a second time then,
+    unless it was never admitted (Overloaded) or `WorkerLost.executed` says `no`.
     details: plain data. A class's own details can be given by name: `DeadlineExceeded("…", stage="queued")`.
     """
 

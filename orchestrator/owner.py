@@ -20,7 +20,7 @@ from orchestrator.boot import START_TIMEOUT_S, Bound, Starting, configured
 from orchestrator.client.aio import AsyncClient
 from orchestrator.client.client import Client
 from orchestrator.client.core import Connection
-from orchestrator.errors import DspoolError, Unavailable
+from orchestrator.errors import ConfigError, DspoolError, Unavailable
 from orchestrator.rundir import process_ticks
 
 DRAIN_S: Final = 5.0
@@ -46,6 +46,8 @@ class Orchestrator:
     """
 
     def __init__(self, config: str | os.PathLike[str] | None = None, **overrides: Any) -> None:
+        if config is not None and not isinstance(config, str | os.PathLike):
+            raise ConfigError(f"config must be the path of a file, got {type(config).__name__}", path="config")
         self._config = config
         self._overrides = overrides
         self._lock = threading.Lock()
@@ -53,7 +55,7 @@ class Orchestrator:
         self._bound: Bound | None = None
         self._home: Path | None = None
         self._clients: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self._owner_pid = os.getpid()
+        self._owner_pid = 0  # who started it: a fork's copy stops nothing
 
     # --- start --------------------------------------------------------------------------------
 
@@ -62,6 +64,7 @@ class Orchestrator:
         with self._lock:
             if self._starting is not None:
                 raise DspoolError("this Orchestrator has been started already")
+            self._owner_pid = os.getpid()
             self._home = _make_home()
             atexit.register(self.stop)
             try:
@@ -150,8 +153,10 @@ class Orchestrator:
             for connection in list(self._clients):
                 connection.close()
         finally:
-            if home is not None:
-                shutil.rmtree(home, ignore_errors=True)
+            # A coordinator that was killed has left its run directory, which need not be in the home.
+            for path in [home, *([] if bound is None else [bound.directory])]:
+                if path is not None:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -29,6 +29,22 @@ _convert = msgspec.convert
 # Far above any message's fields, far below what makes a small frame a large object.
 _MAX_FIELDS: Final = 64
 _PAYLOAD_SLOT: Final = 3
+# First byte of an array whose size takes two bytes; a smaller one has its size in the first byte itself.
+_ARRAY16: Final = 0xDC
+
+
+def _readers() -> dict[bytes, tuple[Any, Any]]:
+    """Return, by how a message of this version begins, what reads one of its type and what reads an array of them."""
+    readers = {}
+    for number, kind in TYPES.items():
+        size = len(kind.__struct_fields__)
+        array = bytes((0x90 | size,)) if size < 1 << 4 else bytes((_ARRAY16, 0, size))
+        one, many = msgspec.msgpack.Decoder(kind), msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
+        readers[array + bytes((PROTOCOL_VERSION, number))] = one.decode, many.decode
+    return readers
+
+
+_READERS: Final = _readers()
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +74,10 @@ def encode(message: Message) -> tuple[bytes, bytes | None]:
 
 def encode_frames(messages: Iterable[Message]) -> list[list[bytes]]:
     """Pack messages, in order, into as few frame lists as the batch limits allow."""
+    messages = messages if type(messages) is list else list(messages)
+    batch = _encode_small(messages)
+    if batch is not None:
+        return [[batch]]
     out: list[list[bytes]] = []
     heads: list[bytes] = []
     bodies: list[bytes] = []
@@ -77,6 +97,30 @@ def encode_frames(messages: Iterable[Message]) -> list[list[bytes]]:
     return out
 
 
+def _encode_small(messages: list[Message]) -> bytes | None:
+    """Return the batch of messages that fit into one without bodies, as nearly all do; else None."""
+    if not 0 < len(messages) <= BATCH_MESSAGES:
+        return None
+    size = 0
+    for message in messages:
+        payload = message.payload
+        if payload:
+            weight = len(payload)
+            if weight > INLINE_BYTES:
+                return None
+            size += weight
+    if size > BATCH_BYTES:
+        return None
+    batch = _encode_each(messages)
+    return batch if len(batch) <= BATCH_BYTES else None
+
+
+def _encode_each(items: list[Any]) -> bytes:
+    """Return the encoded items one after the other: the array of them, without its head."""
+    size = len(items)
+    return _encode(items)[1 if size < 1 << 4 else 3 if size < 1 << 16 else 5 :]
+
+
 def decode(frames: Sequence[bytes], max_payload_bytes: int = 1 << 62) -> Decoded:
     """Read one frame list.
 
@@ -85,6 +129,55 @@ def decode(frames: Sequence[bytes], max_payload_bytes: int = 1 << 62) -> Decoded
     """
     if not frames or not frames[0]:
         return Decoded([], problem="empty frame")
+    batch = frames[0]
+    if len(frames) == 1 and len(batch) <= HEADER_BYTES:
+        messages = _read_alike(batch)
+        if messages is not None:
+            return Decoded(messages)
+    return _read_with_care(frames, max_payload_bytes)
+
+
+def _read_alike(batch: bytes) -> list[Any] | None:
+    """Return the messages of a batch if all are sound, of one type and have its very fields; else None.
+
+    So it nearly always is, and the first bytes of each message tell: how many fields it has, its version, its type.
+    """
+    start = batch[: 5 if batch[0] == _ARRAY16 else 3]
+    readers = _READERS.get(start)
+    if readers is None:
+        return None
+    read_one, read_many = readers
+    try:
+        try:
+            messages = [read_one(batch)]
+        except msgspec.DecodeError:  # there is more than one
+            messages = read_many(bytes((_ARRAY16, 0, _count(batch, start))) + batch)
+    except Exception:  # noqa: BLE001 - msgpack and msgspec raise many types on hostile bytes; `_read` says what is wrong
+        return None
+    for message in messages:
+        if message.payload is None:
+            return None
+    return messages
+
+
+def _count(batch: bytes, start: bytes) -> int:
+    """Return how many messages a batch holds. Raises ValueError if one does not begin with `start`, or at the 65th."""
+    unpacker = msgpack.Unpacker(max_buffer_size=HEADER_BYTES)
+    unpacker.feed(batch)
+    skip, tell, starts = unpacker.skip, unpacker.tell, batch.startswith
+    at, size = 0, len(batch)
+    for count in range(BATCH_MESSAGES + 1):
+        if at == size:
+            return count
+        if not starts(start, at):
+            break
+        skip()
+        at = tell()
+    raise ValueError("other messages, or too many")
+
+
+def _read_with_care(frames: Sequence[bytes], max_payload_bytes: int) -> Decoded:
+    """Read a frame list message by message, up to the first that is wrong."""
     batch = frames[0]
     if len(batch) > MAX_BATCH_FRAME_BYTES:
         return Decoded([], problem=f"batch frame of {len(batch)} bytes (limit {MAX_BATCH_FRAME_BYTES})")
@@ -160,7 +253,7 @@ def pack_rows(payloads: Iterable[bytes]) -> bytes:
 
 def pack_outcomes(outcomes: Iterable[tuple[int, bytes]]) -> bytes:
     """Join per-row `(status, payload)` into the payload of a ROWS reply."""
-    return b"".join(map(_encode, outcomes))
+    return _encode_each(list(outcomes))
 
 
 def unpack_outcomes(payload: bytes) -> list[tuple[int, bytes]]:

@@ -82,6 +82,15 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name[:200], list(known), n=3, cutoff=0.6)
 
 
+def shown(value: Any, chars: int = 100) -> str:
+    """Return the start of a value's repr, for a message; a value whose repr fails is named by its type."""
+    try:
+        text = repr(value[:chars] if isinstance(value, str | bytes | list | tuple) else value)
+    except Exception:  # noqa: BLE001 - a stranger's __repr__; a whole number of more than 4,300 digits has none
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= chars else f"{text[:chars]}…"
+
+
 def cut(text: str) -> str:
     """Return text with its middle left out if it is very long."""
     if len(text) <= MAX_TEXT_CHARS:
@@ -95,7 +104,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 64 else str(value)
+        return value if -(1 << 63) <= value < 1 << 64 else _text(value)
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
         return {_text(key): _plain(item, depth + 1) for key, item in itertools.islice(value.items(), _MAX_ITEMS)}
     if isinstance(value, list | tuple) and depth < _MAX_DEPTH:

@@ -22,21 +22,35 @@ from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
 import msgpack
+import msgspec
 
 from bridge.protocol.errors import INVALID_REQUEST, TOO_LARGE, BridgeError
 from bridge.protocol.prediction import Meta, Prediction
 
-__all__ = ["MAX_NESTING", "Meta", "Prediction", "decode_value", "encode_value", "split_values"]
+__all__ = [
+    "MAX_NESTING",
+    "Meta",
+    "Prediction",
+    "decode_value",
+    "decode_values",
+    "encode_value",
+    "encode_values",
+    "read_plain_rows",
+    "split_values",
+]
 
 # Deeper values are refused whatever the configured limit: each level costs stack on both sides.
 MAX_NESTING: Final = 256
 # A packer keeps the buffer of its largest message; beyond this it is not kept.
 _KEEP_PACKER_BYTES: Final = 1 << 20
 _PATH_CHARS: Final = 200
+# How deep the values nest that need no extension and no care to be read.
+_PLAIN_LEVELS: Final = 4
 
 # Extension types; never renumbered.
 _INT, _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID = range(10)
@@ -56,13 +70,7 @@ def encode_value(value: Any, *, nesting: int = 128, max_bytes: int | None = None
     Raises BridgeError: INVALID_REQUEST with `details["path"]` (`docs[3].x`) for what cannot travel or nests more than
     `nesting` containers deep, TOO_LARGE above `max_bytes`.
     """
-    levels = nesting if nesting < MAX_NESTING else MAX_NESTING
-    try:
-        data = _pack(value) if _is_flat(value) or _fits(value, levels) else b""
-    except Exception as exc:
-        raise _blame(value, levels, exc) from exc
-    if not data:
-        raise _blame(value, levels)
+    data = _encode_flat(value) or _encode_any(value, nesting)
     if max_bytes is not None and len(data) > max_bytes:
         raise BridgeError(
             TOO_LARGE,
@@ -72,27 +80,47 @@ def encode_value(value: Any, *, nesting: int = 128, max_bytes: int | None = None
     return data
 
 
-def _is_flat(value: Any) -> bool:
-    """Return whether value is an atom or a dict of atoms: nearly everything is, and needs no count of levels."""
-    if type(value) is dict:
-        for key, item in value.items():  # noqa: SIM110 - `all` costs three times as much here
-            if type(item) not in _ATOMS or type(key) not in _ATOMS:
-                return False
-        return True
-    return type(value) in _ATOMS
+_encode_plain: Final = msgspec.msgpack.Encoder().encode
+
+
+def _encode_flat(value: Any) -> bytes | None:
+    """Return an atom or a dict of atoms, as nearly everything is one, as msgpack by the shortest way; else None."""
+    try:
+        if type(value) is dict:
+            for key, item in value.items():
+                if type(item) not in _ATOMS or type(key) not in _ATOMS:
+                    return None
+        elif type(value) not in _ATOMS:
+            return None
+        return _encode_plain(value)
+    except Exception:  # noqa: BLE001 - a big int, a lone surrogate, a dict that another thread changes
+        return None
+
+
+def _encode_any(value: Any, nesting: int) -> bytes:
+    levels = nesting if nesting < MAX_NESTING else MAX_NESTING
+    try:
+        data = _pack(value) if _fits(value, levels) else b""
+    except Exception as exc:
+        raise _blame(value, levels, exc) from exc
+    if not data:
+        raise _blame(value, levels)
+    return data
 
 
 def _fits(value: Any, levels: int) -> bool:
     """Return whether `value` nests at most `levels` containers deep."""
-    if not isinstance(value, _CONTAINERS):
+    if type(value) is Prediction:
+        value = value._fields
+    elif not isinstance(value, (dict, list, tuple, set, frozenset)):
         return True
     if levels <= 0:
         return False
-    items: Any = [*value, *value.values()] if isinstance(value, dict | Prediction) else value
+    items: Any = [*value, *value.values()] if isinstance(value, dict) else value
     if _ATOMS.issuperset(map(type, items)):
         return True
     for item in items:  # noqa: SIM110 - a generator would double the depth of the stack
-        if not _fits(item, levels - 1):
+        if type(item) not in _ATOMS and not _fits(item, levels - 1):
             return False
     return True
 
@@ -268,12 +296,35 @@ def _short(key: Any) -> str:
 _unpackb = msgpack.unpackb
 
 
+def _plain_type(levels: int) -> Any:
+    """Return the type of what is read by the shortest way: atoms but bytes, lists of it and dicts by str of it."""
+    plain: Any = _PlainAtom
+    for _ in range(levels):
+        plain = _PlainAtom | list[plain] | dict[str, plain]
+    return plain
+
+
+_PlainAtom: Final = None | bool | int | float | str
+_read_plain: Final = msgspec.msgpack.Decoder(_plain_type(_PLAIN_LEVELS)).decode
+# What it raises for the rest: values not as plain as most, and damaged ones.
+_NOT_PLAIN: Final = (msgspec.DecodeError, UnicodeDecodeError, MemoryError, RecursionError)
+
+
 def decode_value(data: bytes, *, nesting: int = 128) -> Any:
     """Return the value in `data`. Raises BridgeError(INVALID_REQUEST) if it is damaged or nested too deep."""
+    if nesting >= _PLAIN_LEVELS:
+        try:
+            return _read_plain(data)
+        except _NOT_PLAIN:
+            return _read_with_care(data, nesting)
+    return _read_with_care(data, nesting)
+
+
+def _read_with_care(data: bytes, nesting: int) -> Any:
     try:
         value = _unpackb(data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=_top_hook)
         levels = nesting if nesting < MAX_NESTING else MAX_NESTING
-        if _is_flat(value) or _fits(value, levels):
+        if _fits(value, levels):
             return value
         why = f"it is nested more than {levels} deep"
     except Exception as exc:  # noqa: BLE001 - hostile bytes raise many types (MemoryError too); all mean the same
@@ -303,6 +354,59 @@ def split_values(data: bytes, count: int) -> list[bytes]:
     return values
 
 
+def encode_values(values: list[Any], *, nesting: int = 128) -> bytes:
+    """Return what `encode_value` makes of each value, joined. Raises as it does."""
+    if _are_flat(values):
+        size = len(values)
+        try:
+            # The array of them, without its head.
+            return _encode_plain(values)[1 if size < 1 << 4 else 3 if size < 1 << 16 else 5 :]
+        except (OverflowError, UnicodeEncodeError):  # a big int, a lone surrogate
+            return _encode_each(values, nesting)
+    return _encode_each(values, nesting)
+
+
+def _encode_each(values: list[Any], nesting: int) -> bytes:
+    return b"".join([encode_value(value, nesting=nesting) for value in values])
+
+
+def _are_flat(values: list[Any]) -> bool:
+    """Return whether all are atoms, or all are dicts of atoms."""
+    kinds = set(map(type, values))
+    if kinds == {dict}:
+        kinds = set(map(type, chain(chain.from_iterable(values), chain.from_iterable(map(dict.values, values)))))
+    return kinds <= _ATOMS
+
+
+_read_plain_list: Final = msgspec.msgpack.Decoder(list[_plain_type(_PLAIN_LEVELS)]).decode  # type: ignore[misc]
+
+
+def decode_values(payloads: list[bytes], *, nesting: int = 128) -> list[Any]:
+    """Return what `decode_value` makes of each payload. Raises as it does, for the first that cannot be read."""
+    if nesting >= _PLAIN_LEVELS:
+        head = b"\xdd" + len(payloads).to_bytes(4, "big")
+        try:
+            found: list[Any] = _read_plain_list(b"".join((head, *payloads)))
+        except _NOT_PLAIN:
+            return [decode_value(data, nesting=nesting) for data in payloads]
+        return found
+    return [decode_value(data, nesting=nesting) for data in payloads]
+
+
+def read_plain_rows(data: bytes, count: int) -> list[Any] | None:
+    """Return the `count` values that `data` is the concatenation of, if all are plain, as rows mostly are; else None.
+
+    Plain values nest less deep than any limit.
+    """
+    if count > len(data):  # a count from a stranger: the head below has room for no more
+        return None
+    try:
+        rows: list[Any] = _read_plain_list(b"\xdd" + count.to_bytes(4, "big") + data)
+    except _NOT_PLAIN:
+        return None
+    return rows
+
+
 def _decode_ext(level: int, code: int, data: bytes) -> Any:
     decode = _DECODERS.get(code)
     if decode is None:
@@ -318,6 +422,13 @@ _top_hook: Final = _HOOKS[0]
 def _unpack_inner(data: bytes, level: int) -> Any:
     if level + 1 >= MAX_NESTING:
         raise ValueError("nested too deep")
+    try:
+        return _read_plain(data)
+    except _NOT_PLAIN:
+        return _unpack_with_care(data, level)
+
+
+def _unpack_with_care(data: bytes, level: int) -> Any:
     # An Unpacker keeps its 40 KiB of state on the heap; `unpackb` inside `unpackb` would take it from the stack.
     unpacker = msgpack.Unpacker(
         strict_map_key=False,

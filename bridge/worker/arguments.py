@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from bridge.protocol import errors
 from bridge.protocol.errors import INVALID_REQUEST, BridgeError, closest
 
 # Of many problems this many are told in the message; all of them are in the details.
@@ -46,10 +47,11 @@ def unknown_names(given: Iterable[Any], known: Iterable[str], owner: str, prefix
     for name in given:
         if name in names:
             continue
-        near = closest(str(name), names)
+        label = name[:80] if isinstance(name, str) else errors.shown(name, 80)
+        near = closest(label, names)
         listing = f" (it takes {', '.join(names)})" if names else " (it takes none)"
         hint = f"; did you mean {near[0]}?" if near else listing
-        problems.append((f"{prefix}{name}", f"{owner} takes no {prefix}{str(name)[:80]}{hint}"))
+        problems.append((f"{prefix}{label}", f"{owner} takes no {prefix}{label}{hint}"))
     return problems
 
 
@@ -71,7 +73,8 @@ def text(value: Any, path: str) -> str:
 
 def number(value: Any, path: str, *, least: float = 0.0) -> float:
     """Return `value`, a finite number that is at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+    # A whole number can be beyond what a float can hold.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= sys.float_info.max:
         raise invalid(path, f"{path} must be a number of at least {least:g}, got {shown(value)}")
     return float(value)
 
@@ -85,5 +88,4 @@ def whole(value: Any, path: str, *, least: int = 0, most: int = 1_000_000) -> in
 
 def shown(value: Any) -> str:
     """Return the type and the start of a value, for a message."""
-    excerpt = repr(value[:60] if isinstance(value, str | bytes | list) else value)
-    return f"{type(value).__name__} ({excerpt[:60]}{'…' if len(excerpt) > 60 else ''})"
+    return f"{type(value).__name__} ({errors.shown(value, 60)})"

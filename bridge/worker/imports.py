@@ -57,7 +57,10 @@ def importing(what: str) -> Iterator[None]:
         raise
     except BaseException as exc:
         # Project code may raise SystemExit and worse when it is imported; that must not end the worker.
-        raise remote_error(exc, f"{what} could not be loaded") from exc
+        error = remote_error(exc, f"{what} could not be loaded")
+        if isinstance(exc, ModuleNotFoundError):
+            error.message += " (workers import what is installed and what stands in a folder of python_path)"
+        raise error from exc
 
 
 def remote_error(exc: BaseException, context: str) -> BridgeError:

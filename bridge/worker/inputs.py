@@ -99,7 +99,12 @@ def _typed_field(info: Any) -> Field:
     # As DSPy does: a field without a type in its text is prompted as text, whatever is given.
     if annotation is Any or (info.json_schema_extra or {}).get(_UNTYPED):
         return Field(required)
-    return Field(required, _adapter(annotation), getattr(annotation, "__name__", "") or str(annotation))
+    return Field(required, _adapter(annotation), _type_text(annotation))
+
+
+def _type_text(annotation: Any) -> str:
+    # `list[int]` has the __name__ of `list`.
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:

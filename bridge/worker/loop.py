@@ -30,6 +30,7 @@ from bridge.protocol.messages import (
     Recall,
     Recalled,
     Refused,
+    Reply,
     Request,
     Started,
     Stop,
@@ -69,6 +70,8 @@ class Loop:
         self._thread = threading.Thread(target=self._main, name="io", daemon=True)
         self._executor = Executor(spec.slots, self._post)
         self._runner: Runner | None = None
+        # What runs here and now, and the call that it sees: nobody can cancel it, and it uses nothing that is counted.
+        self._inline: dict[str, Call] = {}
         self._on_program: Any = None
         self._posted: deque[Message] = deque()  # from other threads; bounded by slots and the executor's event room
         self._out: list[Message] = []  # of this turn
@@ -90,6 +93,7 @@ class Loop:
         self._executor.start(runner)
         self._on_program = on_program
         self._runner = runner
+        self._inline = {name: Call(0, 0, name) for name in runner.inline}
         self._booting = False
         self._post(Ready(slots=self._spec.slots, boot_ms=boot_ms))
 
@@ -206,10 +210,14 @@ class Loop:
         while left > 0 and (frames := self._dealer.receive()) is not None:
             decoded = codec.decode(frames)
             for message in decoded.messages:
-                if type(message) is Request:
-                    self._on_request(message, now)
-                else:
+                if type(message) is not Request:
                     self._on_message(message)
+                elif (call := self._inline.get(message.operation)) is not None and message.rows <= INLINE_ROWS:
+                    self._out.append(self._run_inline(message, call))
+                elif self._stopping:
+                    self._out.append(Recalled(request_id=message.request_id, epoch=message.epoch))
+                else:
+                    self._executor.submit(message, now)
             if decoded.problem is not None:
                 # Which attempts it held is unknown: only a new worker can be sure of what it was given.
                 log.error("frame_unreadable: %s (request %d)", decoded.problem, decoded.request_id)
@@ -218,17 +226,11 @@ class Loop:
                 left = TURN_MESSAGES
             left -= len(decoded.messages) or 1
 
-    def _on_request(self, request: Request, now: float) -> None:
-        runner = self._runner
-        if self._stopping:
-            self._out.append(Recalled(request_id=request.request_id, epoch=request.epoch))
-        elif runner is not None and request.operation in runner.inline and request.rows <= INLINE_ROWS:
-            if request.deadline_ms is not None and request.deadline_ms <= 0:
-                self._out.append(expired(request))
-            else:
-                self._out.append(runner.run(request, Call(request.request_id, request.epoch, request.operation)))
-        else:
-            self._executor.submit(request, now)
+    def _run_inline(self, request: Request, call: Call) -> Reply:
+        if request.deadline_ms is not None and request.deadline_ms <= 0:
+            return expired(request)
+        assert self._runner is not None
+        return self._runner.run(request, call)
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -263,6 +265,7 @@ class Loop:
 
     def _begin_stop(self) -> None:
         self._stopping = True
+        self._inline = {}
         for request in self._executor.recall_all():
             self._out.append(Recalled(request_id=request.request_id, epoch=request.epoch))
 

@@ -173,7 +173,11 @@ def _instance(found: Any, target: str, config: dict[str, Any]) -> Any:
     if not callable(found) or (inspect.isclass(found) and not issubclass(found, dspy.Module)):
         raise arguments.invalid("target", f"target must be {wanted}; {target} is {_kind_of(found)}")
     try:
-        inspect.signature(found).bind(**config)
+        if inspect.isclass(found):
+            # DSPy's metaclass hides what the constructor takes.
+            inspect.signature(found.__init__).bind(None, **config)
+        else:
+            inspect.signature(found).bind(**config)
     except TypeError as exc:
         problem = f"it cannot be called with config {sorted(config)}" if config else "it needs arguments"
         raise arguments.invalid("target", f"target must be {wanted}; {target}: {problem} ({exc})") from exc

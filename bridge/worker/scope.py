@@ -11,6 +11,7 @@ from dspy.utils.callback import BaseCallback  # type: ignore[import-untyped]
 
 from bridge.worker.call import Call, current_call
 from bridge.worker.lm import LanguageModels, translate
+from bridge.worker.surroundings import Surroundings
 
 # What BootstrapFewShot and its like read their demonstrations from.
 _TRACE_STEPS = 10_000
@@ -50,6 +51,7 @@ class Scope:
 
     def __init__(self, models: LanguageModels) -> None:
         self._models = models
+        self._surroundings = Surroundings()
 
     @contextmanager
     def enter(self, call: Call, *, tracing: bool = False, callbacks: Sequence[Any] = (), **more: Any) -> Iterator[None]:
@@ -72,7 +74,7 @@ class Scope:
         }
         token = current_call.set(call)
         try:
-            with dspy.context(**settings):
+            with self._surroundings.kept(), dspy.context(**settings):
                 yield
         except Exception as exc:
             error = translate(exc)

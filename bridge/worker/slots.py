@@ -20,12 +20,17 @@ class StartedSlots:
         """Map the page in `fd`, which stays the caller's. Raises OSError or ValueError if there is none."""
         self._page = mmap.mmap(fd, PAGE_BYTES)
         self._words = memoryview(self._page).cast("Q")
-        self._lock = threading.Lock()
+        lock = threading.Lock()
+        self._acquire, self._release = lock.acquire, lock.release
 
     def mark(self, epoch: int) -> None:
         """Record, before any user code runs, that the attempt is about to start."""
         word = epoch % WORDS
+        words = self._words
         # Attempts may start out of order, but a word must never sink: that would deny that the higher one started.
-        with self._lock:
-            if self._words[word] < epoch:
-                self._words[word] = epoch
+        self._acquire()  # `with` takes half as long again
+        try:
+            if words[word] < epoch:
+                words[word] = epoch
+        finally:
+            self._release()

@@ -11,15 +11,14 @@ from typing import Any, Self, TypeVar
 
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
-from orchestrator.client.core import Connection, route_of
+from orchestrator.client.core import Connection
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import AsyncJob, EventLog, Steps
 from orchestrator.client.mailbox import Mailbox, Waiter, tell
 from orchestrator.client.progress import Progress
 from orchestrator.client.remote import Awaiting
-from orchestrator.client.request import Call, encode_args
-from orchestrator.client.rows import MapPlan, RowMap
-from orchestrator.errors import DspoolError
+from orchestrator.client.request import Call, check_request, encode_args, encode_rows
+from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap, raising
 
 T = TypeVar("T")
 
@@ -135,6 +134,9 @@ class AsyncClient(Awaiting, Api):
         connection = self.connection
         return encode_args(args, connection.nesting, connection.message_bytes)
 
+    def _encode_rows(self, rows: list[Any]) -> bytes | None:
+        return encode_rows(rows, self.connection.nesting, MAX_CHUNK_BYTES)
+
     def _box(self) -> Mailbox:
         """Return the mailbox of the running loop."""
         loop = asyncio.get_running_loop()
@@ -144,15 +146,18 @@ class AsyncClient(Awaiting, Api):
 
     async def _send(self, call: Call[Any], log: EventLog | None = None) -> AsyncFuture:
         box, connection = self._box(), self.connection
-        payload, fields = self._encode(call.args), call.fields()
+        check_request(call.operation, call.pool, call.deadline_s, call.lm)
+        payload, route = self._encode(call.args), connection.route(call.operation, call.pool or "")
         while True:
             waiter = box.loop.create_future()
             put = functools.partial(box.put, waiter)
-            if connection.has_room(route_of(fields), 1, put):
+            if connection.has_room(route, 1, put):
                 break
             await waiter
-        on_event = None if log is None else log.add
-        core = connection.submit(payload, fields, deadline_s=call.deadline_s, notify=put, on_event=on_event)
+        on_event = log.add if log is not None and call.events else None
+        core = connection.submit(
+            payload, route, lm=call.lm or "", deadline_s=call.deadline_s, notify=put, on_event=on_event
+        )  # fmt: skip
         return AsyncFuture(core, waiter, call.value)
 
     async def _run(self, call: Call[T]) -> T:
@@ -186,6 +191,7 @@ class AsyncClient(Awaiting, Api):
 
     def _map(self, plan: MapPlan) -> AsyncIterator[Any]:
         loop, connection, news = asyncio.get_running_loop(), self.connection, asyncio.Event()
+        route, lm = connection.route(plan.fields["operation"], plan.fields.get("pool", "")), plan.fields.get("lm", "")
 
         def more() -> None:
             tell(loop, news.set)
@@ -195,11 +201,11 @@ class AsyncClient(Awaiting, Api):
                 notify(future)
                 more()
 
-            return connection.submit(payload, plan.fields, rows=rows, deadline_s=plan.deadline_s, notify=settled)
+            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=plan.deadline_s, notify=settled)
 
         rows = RowMap(
-            plan, connection.max_in_flight, encode=self._encode, send=send,
-            has_room=lambda count: connection.has_room(route_of(plan.fields), count, more),
+            plan, connection.max_in_flight, encode=self._encode, encode_rows=self._encode_rows, send=send,
+            has_room=lambda count: connection.has_room(route, count, more),
         )  # fmt: skip
         return self._iterate(rows, plan, news)
 
@@ -211,9 +217,7 @@ class AsyncClient(Awaiting, Api):
                         await news.wait()
                         news.clear()
                         continue
-                    for outcome in outcomes:
-                        if plan.raises and isinstance(outcome, DspoolError):
-                            raise outcome
+                    for outcome in raising(outcomes) if plan.raises else outcomes:
                         yield outcome
                     progress.advance(len(outcomes))
             finally:

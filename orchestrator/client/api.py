@@ -119,13 +119,14 @@ class Api:
     def deploy(
         self, name: str, target: str | Mapping[str, Any], *, pool: str = "general",
         state: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None,
+        deadline_s: float | None = None,
     ) -> Call[ProgramVersion]:  # fmt: skip
         """Deploy a program under a name, loaded in a worker before this answers.
 
         target: "package.module:QA", "file.py:QA" (from this directory), or {"module": "dspy.Predict", "signature":
         "…"}. state: what dspy's dump_state returned. Raises RemoteError with the traceback if it does not load.
         """
-        return deploy_call(name, target, pool, state, config)
+        return deploy_call(name, target, pool, state, config, deadline_s)
 
     @remote
     def programs(self) -> Call[list[dict[str, Any]]]:
@@ -195,8 +196,9 @@ class Api:
 
 
 def deploy_call(
-    name: str, target: Any, pool: str | None, state: Mapping[str, Any] | None, config: Mapping[str, Any] | None
-) -> Call[ProgramVersion]:
+    name: str, target: Any, pool: str | None, state: Mapping[str, Any] | None, config: Mapping[str, Any] | None,
+    deadline_s: float | None = None,
+) -> Call[ProgramVersion]:  # fmt: skip
     """Return the call that deploys."""
     args = {
         "name": check_name("name", name),
@@ -205,7 +207,7 @@ def deploy_call(
         "state": None if state is None else dict(check_mapping("state", state)),
         "config": None if config is None else dict(check_mapping("config", config)),
     }
-    return Call("dspool.deploy", args, read=lambda found: ProgramVersion(**found))
+    return Call("dspool.deploy", args, deadline_s=deadline_s, read=lambda found: ProgramVersion(**found))
 
 
 def _module_call(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
+from bridge.protocol.messages import Event
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
 from orchestrator.client.core import Connection
@@ -13,9 +14,8 @@ from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import EventLog, Job, Steps
 from orchestrator.client.progress import Progress
 from orchestrator.client.remote import Waiting
-from orchestrator.client.request import Call, encode_args
-from orchestrator.client.rows import MapPlan, RowMap
-from orchestrator.errors import DspoolError
+from orchestrator.client.request import Call, check_request, encode_args, encode_rows
+from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap, raising
 
 T = TypeVar("T")
 
@@ -59,24 +59,49 @@ class Client(Waiting, Api):
         connection = self.connection
         return encode_args(args, connection.nesting, connection.message_bytes)
 
-    def _run(self, call: Call[T]) -> T:
+    def _encode_rows(self, rows: list[Any]) -> bytes | None:
+        return encode_rows(rows, self.connection.nesting, MAX_CHUNK_BYTES)
+
+    def _execute(self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
+                 lm: str | None = None) -> Any:  # fmt: skip
+        return self._wait(self._put(operation, args, pool, deadline_s, lm, lead=True)).result()
+
+    def _submit(self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
+                lm: str | None = None) -> Future:  # fmt: skip
+        return self._put(operation, args, pool, deadline_s, lm)
+
+    # What has no plan: calls that can be as small as their overhead.
+    without_plan: ClassVar = {"execute": _execute, "submit": _submit}
+
+    def _put(
+        self, operation: str, args: Any, pool: str | None, deadline_s: float | None, lm: str | None, *,
+        on_event: Callable[[Event], object] | None = None, lead: bool = False,
+    ) -> Future:  # fmt: skip
+        check_request(operation, pool, deadline_s, lm)
         connection = self.connection
-        future = connection.submit(self._encode(call.args), call.fields(), deadline_s=call.deadline_s, lead=True)
+        payload = encode_args(args, connection.nesting, connection.message_bytes)
+        return connection.submit(
+            payload, connection.route(operation, pool or ""), lm=lm or "", deadline_s=deadline_s, on_event=on_event,
+            lead=lead,
+        )  # fmt: skip
+
+    def _wait(self, future: Future) -> Future:
         try:
-            connection.wait(future)
+            self.connection.wait(future)
         except BaseException:
             # Interrupted (Ctrl-C): nobody will ask for the answer.
             future.cancel()
             raise
-        return call.value(future)
+        return future
 
-    def _submit(self, call: Call[Any]) -> Future:
-        return self.connection.submit(self._encode(call.args), call.fields(), deadline_s=call.deadline_s)
+    def _run(self, call: Call[T]) -> T:
+        future = self._put(call.operation, call.args, call.pool, call.deadline_s, call.lm, lead=True)
+        return call.value(self._wait(future))
 
     def _start(self, call: Call[T]) -> Job[T]:
         log = EventLog()
-        payload = self._encode(call.args)
-        future = self.connection.submit(payload, call.fields(), deadline_s=call.deadline_s, on_event=log.add)
+        on_event = log.add if call.events else None
+        future = self._put(call.operation, call.args, call.pool, call.deadline_s, call.lm, on_event=on_event)
         return Job(future, log, call, self.connection)
 
     def _callee(self, plan: Callable[[dict[str, Any]], Call[T]]) -> Callee[T]:
@@ -93,11 +118,15 @@ class Client(Waiting, Api):
 
     def _map(self, plan: MapPlan) -> Iterator[Any]:
         connection = self.connection
+        route, lm = connection.route(plan.fields["operation"], plan.fields.get("pool", "")), plan.fields.get("lm", "")
 
         def send(payload: bytes, rows: int, notify: Callable[[object], object]) -> Future:
-            return connection.submit(payload, plan.fields, rows=rows, deadline_s=plan.deadline_s, notify=notify)
+            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=plan.deadline_s, notify=notify)
 
-        rows = RowMap(plan, connection.max_in_flight, encode=self._encode, send=send, has_room=lambda _: True)
+        rows = RowMap(
+            plan, connection.max_in_flight, encode=self._encode, encode_rows=self._encode_rows, send=send,
+            has_room=lambda _: True,
+        )  # fmt: skip
         return self._iterate(rows, plan)
 
     def _iterate(self, rows: RowMap, plan: MapPlan) -> Iterator[Any]:
@@ -108,10 +137,7 @@ class Client(Waiting, Api):
                     if outcomes is None:
                         self.connection.wait_until(window.ready, window.waiters())
                         continue
-                    for outcome in outcomes:
-                        if plan.raises and isinstance(outcome, DspoolError):
-                            raise outcome
-                        yield outcome
+                    yield from raising(outcomes) if plan.raises else outcomes
                     progress.advance(len(outcomes))
             finally:
                 rows.cancel()

@@ -6,12 +6,12 @@ import atexit
 import os
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from bridge.protocol.errors import decode_error
 from bridge.protocol.messages import (
+    FLAG_EVENTS,
     Bye,
     Cancel,
     CancelReply,
@@ -24,15 +24,13 @@ from bridge.protocol.messages import (
 from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outcome
 from orchestrator.client.leading import Leading
 from orchestrator.client.link import ADVICE, open_link
+from orchestrator.client.room import Room, Route
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
 
 # How long past its deadline a request may be unanswered before it is failed here: the coordinator must be stuck.
 GUARD_S: Final = 1.0
 # After the coordinator's death its last answers may still be on their way into our socket.
 _LAST_WORDS_S: Final = 0.005
-
-# What rows are counted by: (pool, operation). One busy operation must not hold up another.
-Route = tuple[str, str]
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -57,91 +55,66 @@ class Connection(Leading):
         self._last_id = request_id_base(welcome.client_no)
         self._futures: dict[int, Future] = {}
         self._tickets: dict[int, Ticket] = {}
-        self._window_rows = welcome.window_rows or welcome.max_in_flight
-        self._rows = 0  # unanswered, in all
-        self._rows_of: dict[Route, int] = {}  # unanswered, by route
-        self._wanting_room: dict[Route, deque[tuple[int, Callable[[], object]]]] = {}
+        self._room = Room(welcome.max_in_flight, welcome.window_rows or welcome.max_in_flight)
+        self.route = self._room.route
         _open.add(self)
 
     # --- requests -----------------------------------------------------------------------------
 
-    def submit(self, payload: bytes, fields: dict[str, Any], *, rows: int = 1, deadline_s: float | None = None,
-               notify: Callable[[Future], object] | None = None, on_event: Callable[[Event], object] | None = None,
-               lead: bool = False) -> Future:  # fmt: skip
+    def submit(self, payload: bytes, route: Route, *, lm: str = "", rows: int = 1,
+               deadline_s: float | None = None, notify: Callable[[Future], object] | None = None,
+               on_event: Callable[[Event], object] | None = None, lead: bool = False) -> Future:  # fmt: skip
         """Send a request; return its future.
 
-        fields: of the Request. lead: the caller will wait for it at once. notify: called under the lock when it is
-        settled; it must be quick. While too much is unanswered (see Welcome) this waits for room, at most the
-        deadline; then the future fails.
+        route: `self.route(operation, pool)`. lead: the caller will wait for it at once. notify: called under the lock
+        when it is settled; it must be quick. on_event: takes its events, under the lock too. While too much is
+        unanswered (see Welcome) this waits for room, at most the deadline; then the future fails.
         """
-        self._check_owner()
-        deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        route = route_of(fields)
-        future = Future(self, rows, deadline)
+        if self._forked:
+            self._check_owner()
+        future = Future(self, rows, None if deadline_s is None else time.monotonic() + deadline_s)
         future.route = route
         future.notify = notify
         future.on_event = on_event
+        room = self._room
         while True:
             with self.lock:
                 if self._ended is not None:
                     raise self._ending()
-                if self._fits(route, rows):
-                    self._enter(future, payload, fields, deadline_s, lead)
+                if room.fits(route, rows):
+                    number = self._last_id = self._last_id + 1
+                    future.request_id = number
+                    self._futures[number] = future
+                    room.rows += rows
+                    route.rows += rows
+                    self._out.append(Request(
+                        request_id=number, payload=payload, operation=route.operation, pool=route.pool, lm=lm,
+                        rows=rows, deadline_ms=None if deadline_s is None else deadline_s * 1000.0,
+                        flags=0 if on_event is None else FLAG_EVENTS,
+                    ))  # fmt: skip
+                    self._push(alone=len(self._futures) == 1)
+                    if self._leader is None and not lead:
+                        self._io.submitted()
                     return future
-            if not self._wait_room(route, rows, deadline):
-                text = f"no room within {deadline_s} s: {self._rows_of.get(route, 0)} rows of {route[1]} are unanswered"
-                with self.lock:
-                    future.settle(None, DeadlineExceeded(text, stage="client"))
+            if not self._wait_room(future):
                 return future
-            if deadline is not None:
-                deadline_s = max(deadline - time.monotonic(), 0.001)
-
-    def _enter(
-        self, future: Future, payload: bytes, fields: dict[str, Any], deadline_s: float | None, lead: bool
-    ) -> None:
-        number = self._last_id = self._last_id + 1
-        future.request_id = number
-        self._futures[number] = future
-        self._rows += future.rows
-        self._rows_of[future.route] = self._rows_of.get(future.route, 0) + future.rows
-        deadline_ms = None if deadline_s is None else deadline_s * 1000.0
-        self._out.append(
-            Request(request_id=number, payload=payload, rows=future.rows, deadline_ms=deadline_ms, **fields)
-        )
-        self._push(alone=len(self._futures) == 1)
-        if self._leader is None and not lead:
-            self._io.submitted()
+            if future.deadline is not None:
+                deadline_s = max(future.deadline - time.monotonic(), 0.001)
 
     def has_room(self, route: Route, rows: int, notify: Callable[[], object]) -> bool:
         """Return whether `rows` more rows may be sent now; if not, `notify` is called when they may, under the lock."""
         with self.lock:
-            if self._ended is not None or self._fits(route, rows):
+            if self._ended is not None or self._room.fits(route, rows):
                 return True
-            self._wanting_room.setdefault(route, deque()).append((rows, notify))
+            self._room.want(route, rows, notify)
             return False
-
-    def _fits(self, route: Route, rows: int) -> bool:
-        """Return whether `rows` more may be under way. What is alone on its route always may, whatever its rows."""
-        if self._rows and self._rows + rows > self.max_in_flight:
-            return False
-        of_route = self._rows_of.get(route, 0)
-        return not of_route or of_route + rows <= self._window_rows
-
-    def _free(self, future: Future) -> None:
-        """Take a settled future's rows off the books."""
-        self._rows -= future.rows
-        left = self._rows_of[future.route] - future.rows
-        if left:
-            self._rows_of[future.route] = left
-        else:
-            del self._rows_of[future.route]
 
     # --- waiting ------------------------------------------------------------------------------
 
     def wait(self, future: Future, timeout_s: float | None = None) -> bool:
         """Wait until the future is settled; return whether it is."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        return self._drive(future.done, (future.waiters,), until)
+        return self._drive(future.done, (future._waiters,), until)
 
     def wait_until(self, ready: Callable[[], bool], waiters: Iterable[list[Any]]) -> None:
         """Wait until `ready` holds (called under the lock). Whoever makes it true wakes what stands in `waiters`."""
@@ -152,7 +125,8 @@ class Connection(Leading):
         lists = [ticket.waiters] if ticket.future is None else [ticket.waiters, ticket.future.waiters]
         return self._drive(ticket.settled, lists, until)
 
-    def _wait_room(self, route: Route, rows: int, until: float | None) -> bool:
+    def _wait_room(self, future: Future) -> bool:
+        """Wait until there is room for a request; if there is none before its deadline, fail it."""
         waiters: list[Any] = []
         room = [False]
 
@@ -161,17 +135,22 @@ class Connection(Leading):
             for parked in waiters:
                 parked.wake()
 
-        if self.has_room(route, rows, notify):
+        route, started = future.route, time.monotonic()
+        if self.has_room(route, future.rows, notify) or self._drive(lambda: room[0], (waiters,), future.deadline):
             return True
-        return self._drive(lambda: room[0], (waiters,), until)
+        waited_s = time.monotonic() - started
+        text = f"no room within {waited_s:.3g} s: {route.rows} rows of {route.operation} are unanswered"
+        with self.lock:
+            future.settle(None, DeadlineExceeded(text, stage="client"))
+        return False
 
     def _take(self, messages: list[Any], callbacks: list[Future]) -> None:
-        futures = self._futures
+        futures, room = self._futures, self._room
         for message in messages:
             if type(message) is Reply:
                 future = futures.pop(message.request_id, None)
                 if future is not None:
-                    self._free(future)
+                    room.free(future.route, future.rows)
                     if future.settle(message):
                         callbacks.append(future)
             elif type(message) is Event:
@@ -182,6 +161,8 @@ class Connection(Leading):
                 self._answer_ticket(message.request_id, CancelOutcome(message.stage, message.how))
             elif type(message) is Invalid:
                 self._invalid(message, callbacks)
+        if room.wanting:
+            room.offer()
 
     def _invalid(self, message: Invalid, callbacks: list[Future]) -> None:
         error = from_bridge(decode_error(message.payload or b""))
@@ -193,7 +174,7 @@ class Connection(Leading):
     def _fail(self, request_id: int, error: DspoolError, callbacks: list[Future]) -> None:
         future = self._futures.pop(request_id, None)
         if future is not None:
-            self._free(future)
+            self._room.free(future.route, future.rows)
             if future.settle(None, error):
                 callbacks.append(future)
 
@@ -206,17 +187,7 @@ class Connection(Leading):
         for future in [one for one in self._futures.values() if one.deadline is not None and one.deadline < late]:
             text = f"no answer {GUARD_S:g} s after the deadline: the coordinator (pid {self.coordinator_pid}) is stuck"
             self._fail(future.request_id, DeadlineExceeded(text, stage="coordinator"), callbacks)
-
-    def _after_turn(self) -> None:
-        for route in list(self._wanting_room):
-            queue = self._wanting_room[route]
-            promised = 0  # to those just told, who have not sent yet
-            while queue and self._fits(route, promised + queue[0][0]):
-                rows, notify = queue.popleft()
-                promised += rows
-                notify()
-            if not queue:
-                del self._wanting_room[route]
+            self._room.offer()
 
     # --- cancellation -------------------------------------------------------------------------
 
@@ -234,6 +205,7 @@ class Connection(Leading):
                     future.ticket.answer = CancelOutcome("queued", "dequeued")
                     self._fail(future.request_id, Cancelled("cancelled before it was sent"), callbacks)
                     self._call_back(callbacks)
+                    self._room.offer()
                     return future.ticket.answer
             return self._ask(future.request_id, future, force)
 
@@ -298,14 +270,14 @@ class Connection(Leading):
         """Take in its last answers, then fail the rest."""
         callbacks: list[Future] = []
         with self.lock:
-            callbacks += self._turn()
+            callbacks += self._turn_to_the_last()
         time.sleep(_LAST_WORDS_S)
         text = (
             f"the coordinator (pid {self.coordinator_pid}) died; what was in flight may or may not have been executed. "
             f"Call connect() again; {ADVICE}"
         )
         with self.lock:
-            callbacks += self._turn()
+            callbacks += self._turn_to_the_last()
             self._end(Unavailable(text), callbacks)
         for future in callbacks:
             future.run_callbacks()
@@ -323,10 +295,7 @@ class Connection(Leading):
         self._tickets.clear()
         self._out.clear()
         self._unsent.clear()
-        for queue in self._wanting_room.values():
-            for _, notify in queue:
-                notify()
-        self._wanting_room.clear()
+        self._room.end()
         for parked in self._followers:
             parked.wake()
         if self._asleep is not None:
@@ -348,11 +317,6 @@ class Connection(Leading):
     def __del__(self) -> None:
         if "_io" in self.__dict__:
             self.close()
-
-
-def route_of(fields: dict[str, Any]) -> Route:
-    """Return what a request with these fields is counted by."""
-    return fields.get("pool", ""), fields["operation"]
 
 
 def _disown() -> None:

@@ -18,7 +18,8 @@ class Descriptors:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        socket_fd, pidfd = link.dealer.fileno(), link.pidfd
+        self.socket_fd = socket_fd = link.dealer.fileno()
+        pidfd = link.pidfd
         self.io_wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._caller_wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.for_io = _poller(socket_fd, pidfd, self.io_wake_fd), self.io_wake_fd
@@ -43,13 +44,6 @@ class Descriptors:
             return False
         self._closing = True
         return True
-
-    def settle(self, events: list[tuple[int, int]], wake_fd: int) -> bool:
-        """Take back a wake-up. Return whether the coordinator is dead."""
-        for fd, _ in events:
-            if fd == wake_fd:
-                drain(wake_fd)
-        return self.tells_death(events)
 
     def tells_death(self, events: list[tuple[int, int]]) -> bool:
         """Return whether the coordinator is dead."""

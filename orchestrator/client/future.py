@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bridge.protocol import codec, values
 from bridge.protocol.errors import BridgeError, decode_error
 from bridge.protocol.messages import ERROR, ROWS, Event, Reply
+from orchestrator.client.room import Route
 from orchestrator.errors import Cancelled, DspoolError, WorkerLost, from_bridge
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _PENDING: Final = "PENDING"
 _FINISHED: Final = "FINISHED"  # the states that the functions of concurrent.futures compare with
+_NOWHERE: Final = Route("", "")
 _STOPPED: Final = frozenset({"dequeued", "cooperative", "killed"})
 
 
@@ -56,12 +58,13 @@ class Future(concurrent.futures.Future[Any]):
     def __init__(self, connection: Connection, rows: int, deadline: float | None) -> None:
         self._condition: Any = connection.lock
         self._state = _PENDING
-        self._result = self._exception = None
+        self._exception = None
+        self._loaded = False
         self._waiters: list[Any] = []
         self._done_callbacks: list[Callable[[Any], object]] = []
         self.request_id = 0
         self.rows = rows
-        self.route = ("", "")  # what its rows are counted by
+        self.route: Route = _NOWHERE  # what its rows are counted by
         self.deadline = deadline  # monotonic; None = the pool's default, which only the coordinator knows
         self.reply: Reply | None = None
         self.notify: Callable[[Future], object] | None = None  # internal: quick, under the lock, before any callback
@@ -88,7 +91,8 @@ class Future(concurrent.futures.Future[Any]):
         """
         if self._state is not _FINISHED and not self._connection.wait(self, timeout):
             raise TimeoutError(f"request {self.request_id} has not answered in {timeout} s")
-        self.load()
+        if not self._loaded:
+            self._load()
         if self._exception is not None:
             try:
                 raise self._exception
@@ -100,7 +104,8 @@ class Future(concurrent.futures.Future[Any]):
         """Return the request's error, None if it has none. Raises TimeoutError as `result` does."""
         if self._state is not _FINISHED and not self._connection.wait(self, timeout):
             raise TimeoutError(f"request {self.request_id} has not answered in {timeout} s")
-        self.load()
+        if not self._loaded:
+            self._load()
         return self._exception
 
     @property
@@ -125,29 +130,45 @@ class Future(concurrent.futures.Future[Any]):
     def settle(self, reply: Reply | None, error: DspoolError | None = None) -> bool:
         """End the future, under the connection's lock. Return whether it has callbacks to be run."""
         self.reply = reply
-        self._exception = error
+        if error is not None:
+            self._exception = error
+            self._loaded = True
         self._state = _FINISHED
-        for waiter in self._waiters:
-            waiter.add_result(self)
+        if self._waiters:
+            self._wake_waiters()
         if self.notify is not None:
             self.notify(self)
         return bool(self._done_callbacks)
+
+    def _wake_waiters(self) -> None:
+        # `concurrent.futures.wait` tells a failure, which may end it, from a cancellation, which does not.
+        failed = self._exception is not None or (self.reply is not None and self.reply.status == ERROR)
+        cancelled = failed and self.cancelled()
+        for waiter in self._waiters:
+            if cancelled:
+                waiter.add_cancelled(self)
+            elif failed:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
 
     def run_callbacks(self) -> None:
         """Call what `add_done_callback` was given, once, without the lock."""
         self._invoke_callbacks()  # type: ignore[attr-defined]
 
-    def load(self) -> None:
+    def _load(self) -> None:
         """Decode the reply if nobody has. Two threads may both do it; both see the same value afterwards."""
-        reply = self.reply
-        if reply is None or self._exception is not None or "_loaded" in self.__dict__:
-            return
+        reply, value, error = self.reply, None, None
+        assert reply is not None
         try:
             value = decode(reply, self._connection.nesting)
         except DspoolError as exc:
-            self._exception = exc
-        else:
-            self._result = self.__dict__.setdefault("_loaded", value)
+            error = exc
+        with self._condition:
+            if not self._loaded:
+                self._result = value
+                self._exception = error
+                self._loaded = True
 
     def __repr__(self) -> str:
         state = "settled" if self.done() else "pending"
@@ -178,8 +199,7 @@ def decode(reply: Reply, nesting: int) -> Any:
         if reply.status == ERROR:
             raise from_bridge(decode_error(payload))
         if reply.status == ROWS:
-            meta = meta_of(reply)
-            return [_decode_row(status, data, nesting, meta) for status, data in codec.unpack_outcomes(payload)]
+            return _decode_rows(codec.unpack_outcomes(payload), nesting, meta_of(reply))
         value = values.decode_value(payload, nesting=nesting)
     except DspoolError:
         raise
@@ -190,6 +210,20 @@ def decode(reply: Reply, nesting: int) -> Any:
     if type(value) is values.Prediction:
         value.meta = meta_of(reply)
     return value
+
+
+def _decode_rows(outcomes: list[tuple[int, bytes]], nesting: int, meta: values.Meta) -> list[Any]:
+    if any([status for status, _ in outcomes]):
+        return [_decode_row(status, data, nesting, meta) for status, data in outcomes]
+    try:
+        rows = values.decode_values([data for _, data in outcomes], nesting=nesting)
+    except BridgeError:  # a row that cannot be read: it fails alone
+        return [_decode_row(status, data, nesting, meta) for status, data in outcomes]
+    if values.Prediction in set(map(type, rows)):
+        for value in rows:
+            if type(value) is values.Prediction:
+                value.meta = meta
+    return rows
 
 
 def _decode_row(status: int, payload: bytes, nesting: int, meta: values.Meta) -> Any:

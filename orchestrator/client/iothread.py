@@ -121,7 +121,8 @@ class IoThread:
                 with self._lock:
                     # From here on nobody writes: what is there can be taken back.
                     self._resting = self._watching = False
-                drain(self._descriptors.io_wake_fd)
+                if events:
+                    drain(self._descriptors.io_wake_fd)
 
     def _choose(self, connection: Leading) -> str:
         self._resting = self._watching = False
@@ -134,14 +135,14 @@ class IoThread:
             return "end"
         turns, seen = connection.turns, self._seen_turns
         self._seen_turns = turns
+        if turns != seen:  # parking would have to be ended again at once
+            self._resting = self._watching = True
+            return "watch"
         if connection.led or not connection.has_work():
             self._resting = True
             return "park"
-        if turns == seen:
-            self._idle_at = None
-            return "lead"
-        self._resting = self._watching = True
-        return "watch"
+        self._idle_at = None
+        return "lead"
 
     def _run_callbacks(self) -> None:
         while self._callbacks:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from bridge.protocol import codec
 from bridge.protocol.messages import Message
 from bridge.transport import Sent
-from orchestrator.client.descriptors import Descriptors
+from orchestrator.client.descriptors import Descriptors, drain
 from orchestrator.client.future import Future, Parked
 from orchestrator.client.iothread import IoThread
 from orchestrator.client.link import Link
@@ -45,6 +45,9 @@ class Leading(ABC):
         self._unsent: deque[list[bytes]] = deque()
         self._leader: object | None = None
         self._asleep: int | None = None  # the eventfd that wakes the leader out of its poll
+        # Whether something may have come of which the socket's descriptor gives no sign (any more). libzmq takes note
+        # of what comes, and clears the descriptor, inside any call on the socket.
+        self._stirred = True
         self._followers: dict[Parked, None] = {}
         self._on_time_at = 0.0
         self._ended: DspoolError | None = None
@@ -69,10 +72,6 @@ class Leading(ABC):
     @abstractmethod
     def _on_time(self, now: float, callbacks: list[Future]) -> None:
         """Do what is due about every second while something is under way."""
-
-    @abstractmethod
-    def _after_turn(self) -> None:
-        """Do what settled requests have made possible."""
 
     # --- waiting ------------------------------------------------------------------------------
 
@@ -128,15 +127,17 @@ class Leading(ABC):
         descriptors = self.descriptors
         caller = token is not self._io
         poller, wake_fd = descriptors.for_caller if caller else descriptors.for_io
+        socket_fd, told = descriptors.socket_fd, False
         while True:
             with self.lock:
                 if self._leader is not token or self._ended is not None:
                     return
                 self._asleep = None
-                callbacks = self._turn()
-                self._call_back(callbacks)
+                callbacks = self._turn(ready, told)
                 if caller:
                     self.turns += 1
+                if callbacks:
+                    self._call_back(callbacks)
                 if ready() or (callbacks and not caller):
                     return
                 timeout_ms = self._timeout_ms(until)
@@ -144,7 +145,15 @@ class Leading(ABC):
                     return
                 self._asleep = wake_fd
             events = poller.poll(timeout_ms)
-            if events and descriptors.settle(events, wake_fd):
+            told = died = False
+            for fd, _ in events:
+                if fd == socket_fd:
+                    told = True
+                elif fd == wake_fd:
+                    drain(wake_fd)
+                else:
+                    died = True
+            if died:
                 self.coordinator_died()
                 return
 
@@ -160,10 +169,9 @@ class Leading(ABC):
 
     def _call_back(self, futures: list[Future]) -> None:
         """Have the callbacks of settled futures run on the io thread."""
-        if futures:
-            self._io.run(futures)
-            if self._leader is self._io and self._asleep is not None:
-                self._wake_leader()
+        self._io.run(futures)
+        if self._leader is self._io and self._asleep is not None:
+            self._wake_leader()
 
     def _hand_over(self) -> None:
         if self._io.busy:
@@ -225,25 +233,44 @@ class Leading(ABC):
             timeout_ms = min(timeout_ms, math.ceil((until - time.monotonic()) * 1000.0))
         return timeout_ms
 
-    def _turn(self) -> list[Future]:
-        """Send what is out, take in what has come; return futures whose callbacks are due."""
+    def _turn(self, ready: Callable[[], bool], told: bool) -> list[Future]:
+        """Send what is out, take in what has come until `ready`; return futures whose callbacks are due.
+
+        told: the socket's descriptor says that something has come. Unless `ready` holds afterwards, nothing is left.
+        """
         if self._out or self._unsent:
             self._flush()
         callbacks: list[Future] = []
-        # To the last one: what is left is not told again by the descriptor.
-        while (frames := self._dealer.receive()) is not None:
-            self._take(codec.decode(frames).messages, callbacks)
+        # Asking first is cheaper than a `receive` that finds nothing.
+        while told or self._pending():
+            self._stirred = True
+            frames = self._dealer.receive()
+            if frames is not None:
+                self._take(codec.decode(frames).messages, callbacks)
+                if ready():
+                    break
+            told = False
         now = time.monotonic()
         if now >= self._on_time_at:
             self._on_time_at = now + _ON_TIME_EVERY_S
             self._on_time(now, callbacks)
-        self._after_turn()
         return callbacks
+
+    def _turn_to_the_last(self) -> list[Future]:
+        """Take in all that has come."""
+        return self._turn(lambda: False, told=True)
+
+    def _pending(self) -> bool:
+        """Return whether something can be received; if not, the descriptor will tell when it can."""
+        if self._stirred:
+            self._stirred = self._dealer.pending()
+        return self._stirred
 
     def _flush(self) -> None:
         if self._out:
             self._unsent.extend(codec.encode_frames(self._out))
             self._out.clear()
+        self._stirred = True
         while self._unsent and self._dealer.send(self._unsent[0]) is Sent.YES:
             self._unsent.popleft()
 
@@ -252,7 +279,7 @@ class Leading(ABC):
         if alone or len(self._out) >= codec.BATCH_MESSAGES:
             self._flush()
             # Sending may have swallowed the edge that the leader sleeps on.
-            if self._asleep is not None and (self._unsent or self._dealer.pending()):
+            if self._asleep is not None and (self._unsent or self._pending()):
                 self._wake_leader()
         elif self._asleep is not None:
             self._wake_leader()

@@ -2,7 +2,7 @@
 
 A method of `Api` is a plan: it checks its arguments and returns a `Call`. Its decorator says what a client does with
 the plan, and types it for both: on a `Waiting` client the result, on an `Awaiting` one an awaitable of it. A client
-class gets real functions, made once when the class is.
+class gets real functions, made once when the class is; where it has a shorter way, in its `without_plan`, that one.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class Planned(Generic[P, T]):
     def bind(self, owner: type) -> Callable[..., Any]:
         """Return the method for a client class."""
         plan, via = self.plan, self.via
+        direct: Callable[..., Any] | None = getattr(owner, "without_plan", {}).get(plan.__name__)
 
         @functools.wraps(plan)
-        def method(client: Any, *args: Any, **kwargs: Any) -> Any:
+        def planned(client: Any, *args: Any, **kwargs: Any) -> Any:
             return getattr(client, via)(plan(client, *args, **kwargs))
 
+        method = planned if direct is None else functools.wraps(plan)(direct)
         inner = str(plan.__annotations__.get("return", "")).partition("[")[2].removesuffix("]") or "Any"
         shown = self.shows[issubclass(owner, Awaiting)].format(inner)
         signature = inspect.signature(plan)
@@ -158,7 +160,7 @@ class mapping(Planned[P, T]):
 
 
 def bind_methods(client_class: type, plans: type) -> None:
-    """Give a client class a function for each plan of `plans`."""
+    """Give a client class a function for each plan of `plans` that it does not define itself."""
     for name, plan in vars(plans).items():
-        if isinstance(plan, Planned):
+        if isinstance(plan, Planned) and name not in vars(client_class):
             setattr(client_class, name, plan.bind(client_class))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from bridge.protocol import values
-from bridge.protocol.errors import BridgeError
-from bridge.protocol.messages import FLAG_EVENTS
+from bridge.protocol.errors import BridgeError, shown
 from orchestrator.client.future import Future
 from orchestrator.errors import DspoolError, InvalidRequest, from_bridge
 
 T = TypeVar("T")
 
 MAX_NAME_CHARS: Final = 200
+MAX_SECONDS: Final = 366 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +29,6 @@ class Call(Generic[T]):
     read: Callable[[Any], T] | None = None
     events: bool = False
 
-    def fields(self) -> dict[str, Any]:
-        """Return the fields of its Request, checked."""
-        return request_fields(self.operation, self.pool, self.deadline_s, self.lm, FLAG_EVENTS if self.events else 0)
-
     def value(self, future: Future) -> T:
         """Return the value of its settled future. Raises its error."""
         result = future.result()
@@ -44,18 +39,27 @@ def request_fields(
     operation: str, pool: str | None, deadline_s: float | None, lm: str | None, flags: int = 0
 ) -> dict[str, Any]:
     """Return the fields of a Request. Raises InvalidRequest that names the argument at fault."""
+    check_request(operation, pool, deadline_s, lm)
+    fields: dict[str, Any] = {"operation": operation}
+    if pool is not None:
+        fields["pool"] = pool
+    if lm is not None:
+        fields["lm"] = lm
+    if flags:
+        fields["flags"] = flags
+    return fields
+
+
+def check_request(operation: str, pool: str | None, deadline_s: float | None, lm: str | None) -> None:
+    """Raise InvalidRequest that names the argument at fault, if one is."""
     if type(operation) is not str or not 0 < len(operation) <= MAX_NAME_CHARS:
         raise _invalid("operation", f"a text of 1 to {MAX_NAME_CHARS} characters", operation)
     if deadline_s is not None:
         check_seconds(deadline_s)
-    fields: dict[str, Any] = {"operation": operation}
     if pool is not None:
-        fields["pool"] = check_name("pool", pool)
+        check_name("pool", pool)
     if lm is not None:
-        fields["lm"] = check_name("lm", lm)
-    if flags:
-        fields["flags"] = flags
-    return fields
+        check_name("lm", lm)
 
 
 def check_name(path: str, name: Any) -> str:
@@ -68,8 +72,9 @@ def check_name(path: str, name: Any) -> str:
 def check_seconds(seconds: Any) -> None:
     """Raise InvalidRequest unless it is a deadline."""
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not number or not math.isfinite(seconds) or seconds <= 0:
-        raise _invalid("deadline_s", "a number of seconds above 0", seconds)
+    # A whole number can be beyond what a float, and so a deadline, can hold.
+    if not number or not 0 < seconds <= MAX_SECONDS:
+        raise _invalid("deadline_s", "a number of seconds above 0, at most a year", seconds)
 
 
 def check_count(path: str, value: Any) -> int:
@@ -87,8 +92,17 @@ def encode_args(args: Any, nesting: int, max_bytes: int) -> bytes:
         raise from_bridge(exc) from None
 
 
+def encode_rows(rows: list[Any], nesting: int, max_bytes: int) -> bytes | None:
+    """Return rows encoded and joined; None if one of them cannot travel or they take more than `max_bytes`."""
+    try:
+        data = values.encode_values(rows, nesting=nesting)
+    except BridgeError:
+        return None
+    return data if len(data) <= max_bytes else None
+
+
 def _invalid(path: str, wanted: str, got: Any) -> DspoolError:
-    return InvalidRequest(f"{path} must be {wanted}, got {got!r:.100}", path=path)
+    return InvalidRequest(f"{path} must be {wanted}, got {shown(got)}", path=path)
 
 
 def mapping(path: str, value: Any) -> Mapping[str, Any]:
@@ -100,6 +114,6 @@ def mapping(path: str, value: Any) -> Mapping[str, Any]:
 
 def one_of(path: str, value: Any, choices: tuple[str, ...]) -> str:
     """Return one of the choices. Raises InvalidRequest."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise _invalid(path, " or ".join(map(repr, choices)), value)
     return str(value)

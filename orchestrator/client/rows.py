@@ -52,10 +52,11 @@ class Chunker:
 class Chunk:
     """Rows that travel together. A row that could not be encoded is its error; the others share a future."""
 
-    __slots__ = ("future", "outcomes", "payloads")
+    __slots__ = ("future", "outcomes", "payloads", "sent")
 
     def __init__(self) -> None:
-        self.payloads: list[bytes] = []
+        self.payloads: list[bytes] = []  # of one row or of several
+        self.sent = 0  # rows in the payloads
         self.outcomes: list[Any] = []  # an error, or None for a row that is sent
         self.future: Future | None = None
 
@@ -72,15 +73,17 @@ class Chunk:
         """Return a value or a DspoolError for each row, in their order. Only when done."""
         if self.future is None:
             return self.outcomes
-        sent = len(self.payloads)
+        sent = self.sent
         error = self.future.exception()
         if error is not None:
-            answers: Sequence[Any] = [error] * sent
+            answers: list[Any] = [error] * sent
         else:
             value = self.future.result()
             answers = [value] if sent == 1 else value
             if len(answers) != sent:
                 answers = [DspoolError(f"{sent} rows were sent, {len(answers)} answers came")] * sent
+        if sent == len(self.outcomes):
+            return answers
         remaining = iter(answers)
         return [next(remaining) if outcome is None else outcome for outcome in self.outcomes]
 
@@ -99,9 +102,33 @@ def cut(batch: Sequence[Any], encode: Callable[[Any], bytes]) -> list[Chunk]:
             chunks.append(Chunk())
             size = 0
         chunks[-1].payloads.append(payload)
+        chunks[-1].sent += 1
         chunks[-1].outcomes.append(None)
         size += len(payload)
     return chunks
+
+
+def whole(payload: bytes, rows: int) -> Chunk:
+    """Return the chunk of rows that were encoded together."""
+    chunk = Chunk()
+    chunk.payloads.append(payload)
+    chunk.sent = rows
+    chunk.outcomes = [None] * rows
+    return chunk
+
+
+def raising(outcomes: list[Any]) -> Iterable[Any]:
+    """Return outcomes such that iterating over them raises the first error among them."""
+    # By type: a chunk has many rows, but few types.
+    failed = any(issubclass(kind, DspoolError) for kind in set(map(type, outcomes)))
+    return _until_error(outcomes) if failed else outcomes
+
+
+def _until_error(outcomes: list[Any]) -> Iterator[Any]:
+    for outcome in outcomes:
+        if isinstance(outcome, DspoolError):
+            raise outcome
+        yield outcome
 
 
 class Window:
@@ -142,7 +169,7 @@ class Window:
         self._rows -= chunk.rows
         reply = chunk.future.reply if chunk.future is not None else None
         if reply is not None:
-            self._chunker.observe(len(chunk.payloads), reply.run_ms)
+            self._chunker.observe(chunk.sent, reply.run_ms)
         return chunk
 
     def waiters(self) -> list[list[Any]]:
@@ -166,11 +193,15 @@ class RowMap:
     def __init__(
         self, plan: MapPlan, max_in_flight: int, *, encode: Callable[[Any], bytes],
         send: Callable[[bytes, int, Callable[[object], object]], Future], has_room: Callable[[int], bool],
+        encode_rows: Callable[[list[Any]], bytes | None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """Send with `send(payload, rows, notify)`; `notify` is called, on any thread, when its future is settled."""
+        """Send with `send(payload, rows, notify)`; `notify` is called, on any thread, when its future is settled.
+
+        encode_rows: encodes rows in one go, or returns None: then each is encoded by itself.
+        """
         self.window = Window(ordered=plan.ordered, window=min(plan.window, max_in_flight), chunk=plan.chunk)
         self._plan = plan
-        self._encode, self._send, self._has_room = encode, send, has_room
+        self._encode, self._encode_rows, self._send, self._has_room = encode, encode_rows, send, has_room
         self._source = iter(plan.rows)
         self._exhausted = False
         self._unsent: deque[Chunk] = deque()
@@ -192,13 +223,15 @@ class RowMap:
             if not self._unsent and not self._exhausted and (size := self.window.room()):
                 batch = list(islice(self._source, size))
                 self._exhausted = len(batch) < size
-                self._unsent.extend(chunk for chunk in cut(batch, self._encode) if chunk.rows)
-            if not self._unsent or not self._has_room(len(self._unsent[0].payloads)):
+                payload = self._encode_rows(batch) if len(batch) > 1 else None
+                chunks = cut(batch, self._encode) if payload is None else [whole(payload, len(batch))]
+                self._unsent.extend(chunk for chunk in chunks if chunk.rows)
+            if not self._unsent or not self._has_room(self._unsent[0].sent):
                 return
             chunk = self._unsent.popleft()
             done = self.window.add(chunk)
-            if chunk.payloads:
-                chunk.future = self._send(b"".join(chunk.payloads), len(chunk.payloads), done)
+            if chunk.sent:
+                chunk.future = self._send(b"".join(chunk.payloads), chunk.sent, done)
             else:
                 done(None)
 

@@ -35,7 +35,9 @@ def read_yaml(data: bytes, shown: str, environ: Mapping[str, str]) -> Layer:
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as exc:
         message = f"is not YAML: {exc.problem or exc.context}"
-        if exc.problem_mark and "${" in text.splitlines()[exc.problem_mark.line]:
+        # What is missing at the end of the file is missed on the line after the last.
+        line = exc.problem_mark.line if exc.problem_mark else 0
+        if "${" in "".join(text.splitlines()[line : line + 1]):
             message += "; between { and } a ${NAME} needs quotes"
         layer.problem(_at(shown, exc.problem_mark), (), message)
         return layer

@@ -126,8 +126,7 @@ def _coordinate(settings: Settings, order: StartOrder, reporter: Reporter, lifel
     signals = _signal_pipe()
     _raise_descriptor_limit()
     with DataLock(settings.data_dir):
-        if not order.private:
-            sweep(settings.run_dir)
+        sweep(settings.run_dir)
         run_id, directory = new_run(settings.run_dir)
         try:
             _run(settings, order, reporter, lifeline_fd, signals, run_id, directory)

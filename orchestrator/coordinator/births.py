@@ -18,6 +18,7 @@ from pools.core.events import Launch
 from pools.launch.launcher import LaunchSpec
 
 _PAGE_BYTES: Final = SLOT_WORDS * 8
+_SECRET_CHARS: Final = 8
 
 # One library thread per worker thread that computes: N workers times N cores' worth of pools starve each other.
 THREAD_CAPS: Final = {
@@ -125,12 +126,17 @@ def environment(settings: Settings, pool_env: Mapping[str, str], environ: Mappin
 
     A key reaches a worker in its memory file alone: generated code and child processes inherit the environment.
     """
-    keys = {lm.api_key.get_secret_value() for lm in settings.lms.values() if lm.api_key is not None}
+    keys = [lm.api_key.get_secret_value() for lm in settings.lms.values() if lm.api_key is not None]
     env = {
         name: value
         for name, value in environ.items()
-        if not name.startswith("DSPOOL_") and (value not in keys or not value)
+        if not name.startswith("DSPOOL_") and not any(_is_part(value, key) for key in keys)
     }
     env.update(THREAD_CAPS)
     env.update(pool_env)
     return env
+
+
+def _is_part(value: str, key: str) -> bool:
+    """Whether a variable is a key or what a key was made from (`Bearer ${TOKEN}`); short words are in anything."""
+    return bool(value) and (value == key or (len(value) >= _SECRET_CHARS and value in key))

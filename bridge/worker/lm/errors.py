@@ -10,6 +10,7 @@ from dspy.utils.exceptions import LMConfigurationError, LMError, is_retryable_lm
 from bridge.protocol.errors import LM_ERROR, BridgeError
 
 _REDACTED = "[redacted]"
+_ADVICE = re.compile(r"\n\n  (?:credential came from:|To fix:)")
 # What looks like a credential although nobody told us: the usual prefixes, and authorization headers.
 _CREDENTIAL = re.compile(
     r"\b(?:sk|pk|gsk|xai|key)-[A-Za-z0-9_\-]{8,}|\bAIza[A-Za-z0-9_\-]{20,}|(?<=Bearer )[^\s\"',}]{4,}"
@@ -24,14 +25,18 @@ def translate(exc: BaseException) -> BridgeError | None:
     if not isinstance(exc, LMError):
         return None
     model = exc.model or "the language model"
-    advice = "; check its entry under `lms` in the configuration" if isinstance(exc, LMConfigurationError) else ""
+    # The engine's advice is for those who call it by themselves: keys in the environment, retries of one's own.
+    message = _ADVICE.split(exc.message or "", maxsplit=1)[0].strip() or type(exc).__name__
+    wrong = isinstance(exc, LMConfigurationError) or exc.status in (401, 403)
+    advice = "; check its entry under `lms` in the configuration" if wrong else ""
     return BridgeError(
         LM_ERROR,
-        redact(f"{model} failed: {exc.message or type(exc).__name__}{advice}"),
+        redact(f"{model} failed: {message}{advice}"),
         retryable=is_retryable_lm_error(exc),
         details={
             "type": type(exc).__name__,
-            "provider": exc.provider or (exc.model or "").partition("/")[0] or None,
+            # As configured: the engine's own name can be of one of several ways to speak to it ("openai-chat").
+            "provider": (exc.model or "").rpartition("/")[0].partition("/")[0] or exc.provider or None,
             "status": exc.status,
             "retry_after_s": exc.retry_after,
         },

@@ -90,7 +90,12 @@ class LanguageModels:
             raise BridgeError(INVALID_REQUEST, text, details={"path": f"lms.{name}"}) from None
         except (LMError, lm15.LM15Error) as exc:
             text = f"lms.{name}: {model} cannot be reached: {redact(str(exc), _secrets(spec))}"
-            details = {"type": type(exc).__name__, "path": f"lms.{name}.model"}
+            details = {
+                "type": type(exc).__name__,
+                "provider": model.partition("/")[0],
+                "status": None,
+                "path": f"lms.{name}.model",
+            }
             raise BridgeError(LM_ERROR, text, details=details) from None
         self._providers.append(provider)
         return lm
