@@ -170,6 +170,16 @@ class Bye(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     type: int = 10
 
 
+class Taken(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """How many bytes of frames a client has read since it last said so: it is sent no more than a window unread.
+
+    ZeroMQ's high-water mark counts messages, and one may have 64 MiB.
+    """
+
+    type: int = 23
+    bytes: int = 0
+
+
 class Invalid(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     """Last word to a peer that is being muted, or the answer to a message that could not be taken.
 
@@ -246,7 +256,7 @@ TYPES: Final[dict[int, type[Message]]] = {
     cls.__struct_defaults__[1]: cls
     for cls in (
         Hello, Welcome, Request, Reply, Refused, Invalid, Cancel, CancelReply, Event, Bye, Ready,
-        BootFailed, Heartbeat, Recall, Recalled, Started, Stop, Program,
+        BootFailed, Heartbeat, Recall, Recalled, Started, Stop, Program, Taken,
     )
 }  # fmt: skip
 

@@ -382,7 +382,10 @@ _read_plain_list: Final = msgspec.msgpack.Decoder(list[_plain_type(_PLAIN_LEVELS
 
 
 def decode_values(payloads: list[bytes], *, nesting: int = 128) -> list[Any]:
-    """Return what `decode_value` makes of each payload. Raises as it does, for the first that cannot be read."""
+    """Return what `decode_value` makes of each payload. Raises as it does, for the first that cannot be read.
+
+    The payloads are read as one: it goes unnoticed if one holds two values and another none.
+    """
     if nesting >= _PLAIN_LEVELS:
         head = b"\xdd" + len(payloads).to_bytes(4, "big")
         try:

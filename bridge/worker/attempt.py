@@ -109,7 +109,7 @@ class Runner:
                 return OK, encode_value(result, nesting=self._nesting, max_bytes=max_bytes)
             except BridgeError as error:
                 message = f"the result of {call.operation} cannot be returned: {error.message}"
-                return ERROR, encode_error(BridgeError(error.code, message, details=error.details))
+                raise BridgeError(error.code, message, details=error.details) from None
         except CallStopped as stop:
             return ERROR, encode_error(stop.error)
         except BridgeError as error:

@@ -9,10 +9,10 @@ from typing import Any, Final
 import structlog
 
 from bridge.protocol.codec import decode
-from bridge.protocol.messages import Bye, Hello, Message, Request, Welcome
+from bridge.protocol.messages import Bye, Hello, Message, Request, Taken, Welcome
 from bridge.transport import Router
 from orchestrator.config import Settings
-from orchestrator.coordinator.outbox import Outbox
+from orchestrator.coordinator.outbox import WINDOW_BYTES, Outbox
 from orchestrator.coordinator.peers import Peers
 from orchestrator.coordinator.watching import Watching, open_pidfd
 from pools.core.events import ClientConnected, ClientGone
@@ -61,7 +61,7 @@ class Clients:
         self._identity = identity
         self._watching = watching
         self.peers = Peers(identity.run_id, identity.version)
-        self.outbox = Outbox(router)
+        self.outbox = Outbox(router, window_bytes=WINDOW_BYTES)
         self._next_no = 1
         self._pidfds: dict[bytes, int] = {}  # -1: its process cannot be watched
         self._log = structlog.get_logger("dspool.coordinator")
@@ -96,6 +96,8 @@ class Clients:
             self._meet(peer, message, now)
         elif type(message) is Bye:
             self.gone(peer, now)
+        elif type(message) is Taken:
+            self.outbox.taken(peer, message.bytes, now)
         elif type(message) in FROM_CLIENTS:
             self._fleet.handle(message, now, peer)
         else:

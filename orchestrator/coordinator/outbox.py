@@ -14,6 +14,8 @@ from bridge.protocol.codec import BATCH_BYTES, BATCH_MESSAGES, encode
 from bridge.transport import Router, Sent
 
 RETRY_S: Final = 0.01
+# What a client may be sent beyond what it says it has taken; one frame list more, whatever its size.
+WINDOW_BYTES: Final = 16 * 1024 * 1024
 # A peer whose pipe takes nothing for this long is slow; sooner if much is waiting for it.
 STALLED_S: Final = 30.0
 STALLED_BYTES: Final = 8 * 1024 * 1024
@@ -52,10 +54,16 @@ class Backlog:
 
 
 class Outbox:
-    """Everything that leaves through one ROUTER."""
+    """Everything that leaves through one ROUTER.
 
-    def __init__(self, router: Router) -> None:
+    window_bytes: the limit of what is sent and not yet taken, per peer; None = the peers do not say (workers read
+    whatever comes, and are given little).
+    """
+
+    def __init__(self, router: Router, *, window_bytes: int | None = None) -> None:
         self._router = router
+        self._window_bytes = window_bytes
+        self._untaken: dict[bytes, int] = {}  # bytes sent less bytes taken
         self._backlogs: dict[bytes, Backlog] = {}
         self._retry_at: float | None = None
         self.dropped = 0  # messages for peers that are gone or muted
@@ -85,7 +93,7 @@ class Outbox:
         frames = [b"".join(batch.heads), *batch.bodies]
         backlog = self._backlogs.get(peer)
         if backlog is None:
-            sent = self._router.send(peer, frames)
+            sent = self._send(peer, frames)
             if sent is Sent.YES:
                 return
             if sent is Sent.GONE:
@@ -96,6 +104,24 @@ class Outbox:
             if self._retry_at is None:
                 self._retry_at = now + RETRY_S
         backlog.push(frames)
+
+    def _send(self, peer: bytes, frames: list[bytes]) -> Sent:
+        window = self._window_bytes
+        if window is None:
+            return self._router.send(peer, frames)
+        untaken = self._untaken.get(peer, 0)
+        if untaken > window:
+            return Sent.FULL
+        sent = self._router.send(peer, frames)
+        if sent is Sent.YES:
+            self._untaken[peer] = untaken + sum(map(len, frames))
+        return sent
+
+    def taken(self, peer: bytes, bytes_since: int, now: float) -> None:
+        """A peer has read so many bytes more: what waits for it may go on."""
+        if peer in self._untaken:
+            self._untaken[peer] = max(0, self._untaken[peer] - bytes_since)
+            self.heard(peer, now)
 
     def heard(self, peer: bytes, now: float) -> None:
         """Try the backlog of a peer that was just heard."""
@@ -124,7 +150,7 @@ class Outbox:
     def _drain(self, peer: bytes, now: float) -> Sent:
         backlog = self._backlogs[peer]
         while backlog.frames:
-            sent = self._router.send(peer, backlog.frames[0])
+            sent = self._send(peer, backlog.frames[0])
             if sent is Sent.FULL:
                 return sent
             if sent is Sent.GONE:
@@ -137,6 +163,7 @@ class Outbox:
 
     def forget(self, peer: bytes) -> None:
         """Drop what waits for a peer."""
+        self._untaken.pop(peer, None)
         backlog = self._backlogs.pop(peer, None)
         if backlog is not None:
             self.dropped += len(backlog.frames)

@@ -136,8 +136,7 @@ def test_a_server_that_hangs_costs_no_more_than_the_deadline(client: Client, ser
 def test_a_program_cannot_tell_the_key_in_an_error(client: Client, how: str) -> None:
     kind = errors.RemoteError if how == "raise" else errors.InvalidRequest
     error = failing(kind, lambda: client.program("tellsthekey", lm="good")(how=how))
-    if how == "raise":
-        assert error.message == "called with [redacted]"
+    assert "[redacted]" in str(error)
     assert KEY not in texts_of(error)
 
 

@@ -13,7 +13,18 @@ import psutil
 import pytest
 
 from bridge.protocol.errors import decode_error
-from bridge.protocol.messages import Bye, Cancel, CancelReply, Heartbeat, Hello, Invalid, Refused, Reply, Request
+from bridge.protocol.messages import (
+    Bye,
+    Cancel,
+    CancelReply,
+    Heartbeat,
+    Hello,
+    Invalid,
+    Refused,
+    Reply,
+    Request,
+    Taken,
+)
 from bridge.protocol.values import encode_value
 from tests.support.coordinator import CoordinatorProcess, WireClient, code_of, gone, value_of
 from tests.support.waiting import wait_until
@@ -167,6 +178,33 @@ def test_an_oversize_frame_ends_its_connection_only(coordinator: CoordinatorProc
     with WireClient(coordinator.endpoint) as bad:
         bad.send_raw(b"x" * (2 << 20))
         assert client.call("echo", 4) == 4
+
+
+def test_who_does_not_read_costs_a_window_and_is_muted(coordinator: CoordinatorProcess, client: WireClient) -> None:
+    process = psutil.Process(coordinator.process.pid)
+    before = process.memory_info().rss
+    with WireClient(coordinator.endpoint) as slow:
+        muted = client.call("dspool.stats")["wire"]["muted_peers"]
+        for _ in range(60):
+            slow.request("echo", bytes(1_000_000))
+
+        def done() -> bool:
+            requests = client.call("dspool.stats")["requests"]
+            return bool(requests["accepted"] == requests["settled"])
+
+        wait_until(done, 20.0, "60 echoes")
+        wait_until(lambda: client.call("dspool.stats")["wire"]["muted_peers"] > muted, 10.0, "the muting")
+        assert process.memory_info().rss - before < 150_000_000
+    assert client.call("echo", 6) == 6
+
+
+def test_who_says_what_it_has_taken_gets_everything(coordinator: CoordinatorProcess, client: WireClient) -> None:
+    for _ in range(60):
+        client.request("echo", bytes(1_000_000))
+    for _ in range(60):
+        reply = client.expect(Reply)
+        client.send(Taken(bytes=len(reply.payload or b"")))
+        assert len(value_of(reply)) == 1_000_000
 
 
 def test_a_stranger_at_the_backend_is_no_worker(coordinator: CoordinatorProcess, client: WireClient) -> None:

@@ -1,0 +1,220 @@
+"""Measure what is promised in seconds and percent, print it beside its limit, exit with 1 where a limit is broken.
+
+Each figure is the median of its runs; its range stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from orchestrator import Client, Orchestrator, errors  # noqa: E402 - of this checkout
+
+HEAVY = ("dspy", "pydantic", "numpy", "typer", "yaml")
+TIMEOUT_S = 30.0
+POLL_S = 0.002
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity. limit: what it must stay below, in the same unit."""
+
+    name: str
+    unit: str
+    limit: float | None
+    runs: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.runs)
+
+    @property
+    def holds(self) -> bool:
+        return self.limit is None or self.median <= self.limit
+
+    def line(self) -> str:
+        limit = "" if self.limit is None else f"≤ {self.limit:g}"
+        verdict = "" if self.limit is None else "ok" if self.holds else "BROKEN"
+        spread = f"{min(self.runs):.3g} … {max(self.runs):.3g}"
+        return f"{self.name:<44}{self.median:>9.3g} {self.unit:<6}{limit:>8}  {verdict:<7} {spread}"
+
+
+# --- import -----------------------------------------------------------------------------------------
+
+_IMPORT = f"""
+import json, sys, time
+began = time.perf_counter()
+import orchestrator
+took_s = time.perf_counter() - began
+print(json.dumps([took_s, [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+
+
+def imports(runs: int) -> Iterator[Figure]:
+    took_ms: list[float] = []
+    loaded: set[str] = set()
+    for _ in range(runs + 1):
+        done = subprocess.run([sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, text=True, check=True)
+        took_s, heavy = json.loads(done.stdout)
+        took_ms.append(took_s * 1000.0)
+        loaded.update(heavy)
+    yield Figure("import orchestrator", "ms", 150.0, took_ms[1:])  # the first one may write byte code
+    yield Figure(f"of {', '.join(HEAVY)}, imported with it", "", 0.0, [float(len(loaded))])
+
+
+# --- a coordinator of the default size --------------------------------------------------------------
+
+
+def lives(runs: int) -> Iterator[Figure]:
+    starts, first_calls, stops = [], [], []
+    for _ in range(runs):
+        began = time.perf_counter()
+        orchestrator = Orchestrator().start()
+        starts.append(time.perf_counter() - began)
+        try:
+            began = time.perf_counter()
+            with orchestrator.client() as client:
+                client.execute("echo", 1)
+            first_calls.append((time.perf_counter() - began) * 1000.0)
+        finally:
+            began = time.perf_counter()
+            orchestrator.stop()
+            stops.append(time.perf_counter() - began)
+    yield Figure("start to every pool ready", "s", 6.0, starts)
+    yield Figure("connect and first echo", "ms", None, first_calls)
+    yield Figure("stop of an idle one, nothing left", "s", None, stops)
+
+
+def idle(seconds: float) -> Iterator[Figure]:
+    with Orchestrator() as orchestrator, orchestrator.client() as client:
+        client.execute("echo", 1)
+        family = [psutil.Process(orchestrator.pid), *psutil.Process(orchestrator.pid).children(recursive=True)]
+        time.sleep(2.0)  # what follows a start is no idling
+        before = [_cpu_s(process) for process in [*family, psutil.Process()]]
+        began = time.perf_counter()
+        time.sleep(seconds)
+        took_s = time.perf_counter() - began
+        used = [
+            _cpu_s(process) - then for process, then in zip([*family, psutil.Process()], before, strict=True)
+        ]
+        rss = sum(process.memory_info().rss for process in family) / 2**20
+        yield Figure(f"idle CPU, {len(family)} processes and a client", "%", 1.0, [100.0 * sum(used) / took_s])
+        yield Figure("idle CPU of the coordinator alone", "%", None, [100.0 * used[0] / took_s])
+        yield Figure("resident memory, pages shared counted often", "MiB", None, [rss])
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process, from the scheduler's nanoseconds."""
+    total_ns = 0
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        total_ns += int((task / "schedstat").read_text().split()[0])
+    return total_ns / 1e9
+
+
+# --- deaths -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small() -> Iterator[tuple[Orchestrator, Client]]:
+    sizes = {"general": {"size": 2}, "optimizer": {"size": 0}, "neural": {"size": 0}}
+    with Orchestrator(pools=sizes) as orchestrator, orchestrator.client() as client:
+        yield orchestrator, client
+
+
+def worker_deaths(runs: int) -> Iterator[Figure]:
+    told_ms, full_s = [], []
+    with small() as (_, client):
+        for _ in range(runs):
+            future = client.submit("sleep", {"seconds": 60.0})
+            busy = _wait(lambda: [row for row in client.workers() if row["state"] == "busy"], "a busy worker")
+            began = time.perf_counter()
+            os.kill(busy[0]["pid"], signal.SIGKILL)
+            error = future.exception(TIMEOUT_S)
+            told_ms.append((time.perf_counter() - began) * 1000.0)
+            if not isinstance(error, errors.WorkerLost):
+                raise SystemExit(f"the caller of a killed worker got {error!r}")
+            _wait(lambda: client.stats()["pools"]["general"]["ready"] == 2, "a full pool")
+            full_s.append(time.perf_counter() - began)
+    yield Figure("worker killed: its caller is told after", "ms", 500.0, told_ms)
+    yield Figure("worker killed: the pool is full after", "s", None, full_s)
+
+
+def coordinator_deaths(runs: int) -> Iterator[Figure]:
+    told_ms, gone_ms = [], []
+    for _ in range(runs):
+        with small() as (orchestrator, client):
+            futures = [client.submit("sleep", {"seconds": 60.0}) for _ in range(100)]
+            head = psutil.Process(orchestrator.pid)
+            family = [head, *head.children(recursive=True)]
+            began = time.perf_counter()
+            head.kill()
+            found = [future.exception(TIMEOUT_S) for future in futures]
+            told_ms.append((time.perf_counter() - began) * 1000.0)
+            if not all(isinstance(error, errors.Unavailable) for error in found):
+                raise SystemExit(f"callers of a killed coordinator got {set(map(type, found))}")
+            _wait(lambda family=family: not any(map(_runs, family)), "the end of every process")
+            gone_ms.append((time.perf_counter() - began) * 1000.0)
+    yield Figure("coordinator killed: 100 callers are told after", "ms", 2000.0, told_ms)
+    yield Figure("coordinator killed: no process is left after", "ms", 2000.0, gone_ms)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(ready: Callable[[], Any], what: str) -> Any:
+    until = time.monotonic() + TIMEOUT_S
+    while not (found := ready()):
+        if time.monotonic() > until:
+            raise SystemExit(f"waited {TIMEOUT_S:g} s for {what}")
+        time.sleep(POLL_S)
+    return found
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/measure", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="how often each is measured (3)")
+    parser.add_argument("--idle-s", type=float, default=10.0, metavar="N", help="how long idling is watched (10)")
+    wanted = parser.parse_args()
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine}\n{'':<44}{'median':>9} {'':<6}{'limit':>8}  {'':<7} range")
+    figures: list[Figure] = []
+    for measured in (
+        imports(wanted.runs), lives(wanted.runs), idle(wanted.idle_s), worker_deaths(wanted.runs),
+        coordinator_deaths(wanted.runs),
+    ):  # fmt: skip
+        for figure in measured:
+            figures.append(figure)
+            print(figure.line(), flush=True)
+    if wanted.json is not None:
+        rows = [{**asdict(figure), "median": figure.median, "holds": figure.holds} for figure in figures]
+        wanted.json.write_text(json.dumps({"machine": machine, "figures": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(figure.holds for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
