@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from bridge.protocol import codec
-from bridge.protocol.messages import Message
+from bridge.protocol.messages import Message, Taken
 from bridge.transport import Sent
 from orchestrator.client.descriptors import Descriptors, drain
 from orchestrator.client.future import Future, Parked
@@ -31,6 +31,7 @@ from orchestrator.errors import DspoolError
 _ON_TIME_EVERY_S: Final = 1.0
 _RETRY_MS: Final = 10.0
 _IDLE_MS: Final = 20.0
+_TELL_BYTES: Final = 1 << 20
 
 
 class Leading(ABC):
@@ -42,6 +43,7 @@ class Leading(ABC):
         self.turns = 0  # of callers as leaders: tells the io thread that it is not needed
         self._dealer = link.dealer
         self._out: list[Message] = []
+        self._untold_bytes = 0  # read since the coordinator was last told
         self._unsent: deque[list[bytes]] = deque()
         self._leader: object | None = None
         self._asleep: int | None = None  # the eventfd that wakes the leader out of its poll
@@ -246,7 +248,10 @@ class Leading(ABC):
             self._stirred = True
             frames = self._dealer.receive()
             if frames is not None:
+                self._untold_bytes += sum(map(len, frames))
                 self._take(codec.decode(frames).messages, callbacks)
+                if self._untold_bytes >= _TELL_BYTES:
+                    self._tell_taken()
                 if ready():
                     break
             told = False
@@ -273,6 +278,12 @@ class Leading(ABC):
         self._stirred = True
         while self._unsent and self._dealer.send(self._unsent[0]) is Sent.YES:
             self._unsent.popleft()
+
+    def _tell_taken(self) -> None:
+        """Say what has been read: the coordinator sends no more than a window beyond it."""
+        self._out.append(Taken(bytes=self._untold_bytes))
+        self._untold_bytes = 0
+        self._flush()
 
     def _push(self, *, alone: bool) -> None:
         """See to it that what was just put out leaves. alone: nothing else is under way, so send it now."""
