@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -16,22 +17,21 @@ from typing import Any, Final
 from bridge.protocol.errors import BridgeError
 from orchestrator.errors import ConfigError, Unavailable, from_bridge
 from orchestrator.rundir import default_data_dir, default_run_dir
+from pools.launch.command import FIND_PACKAGES, PACKAGES_ROOT
 
 # Importing dspy in every worker of a slow, busy machine.
 START_TIMEOUT_S: Final = 120.0
 _LOG_TAIL_BYTES: Final = 4000
 
-# argv[1] is the folder that holds the packages, wherever this process imported them from.
-_BOOT: Final = """
-import sys
-root = sys.argv.pop(1)
-import importlib.util, os
-found = importlib.util.find_spec("orchestrator")
-if found is None or os.path.dirname(os.path.dirname(os.path.abspath(found.origin))) != root:
-    sys.path.insert(0, root)
+_BOOT: Final = (
+    FIND_PACKAGES
+    + """
 from orchestrator.coordinator.__main__ import main
 sys.exit(main())
 """
+)
+# What the starter of a detached coordinator says on its lifeline before it closes it.
+COMMIT: Final = b"!"
 # A detached coordinator is nobody's child: it leaves no zombie in the process that started it.
 _DETACH: Final = """
 import os
@@ -51,7 +51,10 @@ class Bound:
 
 
 class Starting:
-    """A coordinator that starts. lifeline_fd: the end whose closing tells it that its owner is gone, -1 if detached."""
+    """A coordinator that starts. lifeline_fd: the end whose closing tells it that its owner is gone, -1 once closed.
+
+    A detached one is owned like any other until `commit`: a start that is broken off leaves nothing behind.
+    """
 
     def __init__(self, order: Mapping[str, Any], log: Path | None, *, detached: bool) -> None:
         """Start a process for `order` (see coordinator.__main__.StartOrder).
@@ -63,31 +66,28 @@ class Starting:
         self.lifeline_fd = -1
         self._ready_fd, ready_end = os.pipe2(os.O_CLOEXEC)
         spec_fd = os.memfd_create("dspool-order", os.MFD_CLOEXEC)
-        passed = [spec_fd, ready_end]
-        arguments = ["--spec-fd", str(spec_fd), "--ready-fd", str(ready_end)]
+        lifeline_end, self.lifeline_fd = os.pipe2(os.O_CLOEXEC)
+        passed = [spec_fd, ready_end, lifeline_end]
+        arguments = ["--spec-fd", str(spec_fd), "--ready-fd", str(ready_end), "--lifeline-fd", str(lifeline_end)]
         try:
             os.write(spec_fd, _encoded(order))
-            if not detached:
-                lifeline_end, self.lifeline_fd = os.pipe2(os.O_CLOEXEC)
-                passed.append(lifeline_end)
-                arguments += ["--lifeline-fd", str(lifeline_end)]
             self.process = self._spawn((_DETACH if detached else "") + _BOOT, arguments, passed)
             if detached:
                 self.process.wait()
         except BaseException:
             self.close()
+            self.let_go()
             raise
         finally:
             for fd in passed:
                 os.close(fd)
 
     def _spawn(self, code: str, arguments: list[str], passed: list[int]) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).resolve().parent.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         output = None if self._log is None else os.open(self._log, flags, 0o600)
         try:
             return subprocess.Popen(
-                [sys.executable, "-P", "-c", code, root, *arguments],
+                [sys.executable, "-P", "-c", code, str(PACKAGES_ROOT), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -147,8 +147,14 @@ class Starting:
             os.close(self._ready_fd)
             self._ready_fd = -1
 
+    def commit(self) -> None:
+        """Let the coordinator stay when this process has gone. One that is gone itself is not missed."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.lifeline_fd, COMMIT)
+        self.let_go()
+
     def let_go(self) -> None:
-        """Close the lifeline: the coordinator stops at once if it still runs."""
+        """Close the lifeline: the coordinator stops at once if it still runs, unless `commit` came first."""
         if self.lifeline_fd >= 0:
             os.close(self.lifeline_fd)
             self.lifeline_fd = -1

@@ -91,6 +91,8 @@ def start_detached(
         bound = starting.bound(until)
         with contextlib.suppress(DspoolError):  # the pool's own answer to a call tells more
             starting.ready(until)
+        starting.commit()
         return bound.pid
     finally:
         starting.close()
+        starting.let_go()

@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,16 +20,14 @@ from orchestrator.client.aio import AsyncClient
 from orchestrator.client.client import Client
 from orchestrator.client.core import Connection
 from orchestrator.errors import ConfigError, DspoolError, Unavailable
-from orchestrator.rundir import process_ticks
+from orchestrator.processes import OWNER_FILE, claim, descendants, is_orphaned, of_run, survivors
 
 DRAIN_S: Final = 5.0
 # From SIGTERM to SIGKILL: the drain, and time to cancel and reap what is left.
 STOP_TIMEOUT_S: Final = 10.0
 # What a killed coordinator leaves ends by itself.
 _GONE_TIMEOUT_S: Final = 5.0
-_POLL_S: Final = 0.01
 _PREFIX: Final = "dspool-"
-_OWNER_FILE: Final = "owner"
 # Longer paths leave no room for a run id and a socket's name in the kernel's 107 bytes.
 _MAX_TEMP_PATH_BYTES: Final = 30
 
@@ -170,7 +167,7 @@ class Orchestrator:
 def _stop(starting: Starting, bound: Bound | None, *, drain: bool) -> None:
     """End a coordinator and prove it."""
     process = starting.process
-    family = _descendants(process.pid)
+    family = descendants(process.pid)
     starting.close()
     if drain:
         process.send_signal(signal.SIGTERM)
@@ -183,56 +180,11 @@ def _stop(starting: Starting, bound: Bound | None, *, drain: bool) -> None:
         process.wait()
     finally:
         starting.let_go()
-    until = time.monotonic() + _GONE_TIMEOUT_S
-    while left := [*_alive(family), *(_of_run(bound.run_id) if bound is not None else ())]:
-        if time.monotonic() >= until:
-            names = ", ".join(map(str, sorted(set(left))))
-            raise DspoolError(
-                f"processes of the run are left {_GONE_TIMEOUT_S:g} s after its coordinator ended: {names}"
-            )
-        time.sleep(_POLL_S)
-
-
-# --- processes --------------------------------------------------------------------------------
-
-
-def _descendants(pid: int) -> dict[int, int]:
-    """Return the living descendants of a process: pid -> start time. A process that ended meanwhile is not there."""
-    found: dict[int, int] = {}
-    unseen = [pid]
-    while unseen:
-        parent = unseen.pop()
-        for child in _children(parent):
-            ticks = process_ticks(child)
-            if ticks is not None and child not in found:
-                found[child] = ticks
-                unseen.append(child)
-    return found
-
-
-def _children(pid: int) -> Iterator[int]:
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            yield from map(int, children.read_text().split())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-
-
-def _alive(family: dict[int, int]) -> list[int]:
-    return [pid for pid, ticks in family.items() if process_ticks(pid) == ticks]
-
-
-def _of_run(run_id: str) -> Iterator[int]:
-    """Yield the processes that carry the run's id in their arguments: every worker does."""
-    wanted = run_id.encode()
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                arguments = Path(entry.path, "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if wanted in arguments.split(b"\0"):
-                yield int(entry.name)
+    left = survivors(family, _GONE_TIMEOUT_S)
+    # A worker that came up meanwhile is no member of the family; its command line tells the run.
+    if left := left or ([] if bound is None else survivors(of_run(bound.run_id), _GONE_TIMEOUT_S)):
+        names = "".join(f"\n  {each}" for each in left)
+        raise DspoolError(f"processes of the run are left {_GONE_TIMEOUT_S:g} s after its coordinator ended:{names}")
 
 
 # --- the temporary directory ------------------------------------------------------------------
@@ -243,19 +195,9 @@ def _make_home() -> Path:
     base = tempfile.gettempdir()
     if len(os.fsencode(base)) > _MAX_TEMP_PATH_BYTES:
         base = "/tmp"
-    for left in Path(base).glob(f"{_PREFIX}*/{_OWNER_FILE}"):
-        _remove_if_orphaned(left)
+    for file in Path(base).glob(f"{_PREFIX}*/{OWNER_FILE}"):
+        if is_orphaned(file.parent):
+            shutil.rmtree(file.parent, ignore_errors=True)
     home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    (home / _OWNER_FILE).write_text(f"{os.getpid()} {process_ticks(os.getpid())}")
+    claim(home)
     return home
-
-
-def _remove_if_orphaned(owner_file: Path) -> None:
-    try:
-        if owner_file.stat().st_uid != os.getuid():
-            return
-        pid, ticks = owner_file.read_text().split()
-    except (OSError, ValueError):
-        return  # being made or removed by somebody
-    if str(process_ticks(int(pid))) != ticks:
-        shutil.rmtree(owner_file.parent, ignore_errors=True)

@@ -32,7 +32,7 @@ _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _INFO_FILE: Final = "coordinator.json"
 _CURRENT_FILE: Final = "current.json"
 # What a socket's path adds to run_dir: two slashes, the run id, a name of up to 16 bytes.
-_SOCKET_PATH_BYTES: Final = 2 + 32 + 16
+SOCKET_PATH_BYTES: Final = 2 + 32 + 16
 # A run directory without coordinator.json belongs to a coordinator that is starting, unless it is this old.
 _STARTING_S: Final = 60.0
 
@@ -117,7 +117,7 @@ def new_run(run_dir: str | os.PathLike[str]) -> tuple[str, Path]:
     Raises ConfigError if socket paths in it would be too long for the kernel, Unavailable if run_dir is not private.
     """
     root = ensure_private(run_dir)
-    longest = IPC_PATH_BYTES - _SOCKET_PATH_BYTES
+    longest = IPC_PATH_BYTES - SOCKET_PATH_BYTES
     if (size := len(os.fsencode(root))) > longest:
         raise ConfigError(f"run_dir is {size} bytes long, sockets need {longest} or less: {root}", path="run_dir")
     run_id = secrets.token_hex(16)

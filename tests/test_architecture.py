@@ -143,8 +143,6 @@ def test_packages_say_that_they_are_typed(package: str) -> None:
 
 
 def test_importing_the_client_is_light() -> None:
-    if not (ROOT / "orchestrator" / "__init__.py").exists():
-        pytest.skip("there is no orchestrator package yet")
     script = f"import sys, orchestrator; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -121,20 +121,21 @@ def _encode_each(items: list[Any]) -> bytes:
     return _encode(items)[1 if size < 1 << 4 else 3 if size < 1 << 16 else 5 :]
 
 
-def decode(frames: Sequence[bytes], max_payload_bytes: int = 1 << 62) -> Decoded:
+def decode(frames: Sequence[bytes], max_payload_bytes: int = 1 << 62, *, header_bytes: int = HEADER_BYTES) -> Decoded:
     """Read one frame list.
 
     A message is refused when it is no array of `[version, type, request_id, payload, ...]`, has another
-    version, fields of the wrong type, or a payload that is missing or larger than `max_payload_bytes`.
+    version, fields of the wrong type, a payload that is missing or larger than `max_payload_bytes`, or takes more
+    than `header_bytes` without its payload.
     """
     if not frames or not frames[0]:
         return Decoded([], problem="empty frame")
     batch = frames[0]
-    if len(frames) == 1 and len(batch) <= HEADER_BYTES:
+    if len(frames) == 1 and len(batch) <= header_bytes:
         messages = _read_alike(batch)
         if messages is not None:
             return Decoded(messages)
-    return _read_with_care(frames, max_payload_bytes)
+    return _read_with_care(frames, max_payload_bytes, header_bytes)
 
 
 def _read_alike(batch: bytes) -> list[Any] | None:
@@ -176,7 +177,7 @@ def _count(batch: bytes, start: bytes) -> int:
     raise ValueError("other messages, or too many")
 
 
-def _read_with_care(frames: Sequence[bytes], max_payload_bytes: int) -> Decoded:
+def _read_with_care(frames: Sequence[bytes], max_payload_bytes: int, header_bytes: int) -> Decoded:
     """Read a frame list message by message, up to the first that is wrong."""
     batch = frames[0]
     if len(batch) > MAX_BATCH_FRAME_BYTES:
@@ -191,10 +192,10 @@ def _read_with_care(frames: Sequence[bytes], max_payload_bytes: int) -> Decoded:
         max_ext_len=0,
     )
     unpacker.feed(batch)
-    return _read(unpacker, frames, len(batch), max_payload_bytes)
+    return _read(unpacker, frames, len(batch), max_payload_bytes, header_bytes)
 
 
-def _read(unpacker: msgpack.Unpacker, frames: Sequence[bytes], size: int, limit: int) -> Decoded:
+def _read(unpacker: msgpack.Unpacker, frames: Sequence[bytes], size: int, limit: int, header_limit: int) -> Decoded:
     messages: list[Message] = []
     unknown = 0
     next_body = 1
@@ -210,8 +211,9 @@ def _read(unpacker: msgpack.Unpacker, frames: Sequence[bytes], size: int, limit:
                     messages, unknown, f"protocol version {fields[0]!r}, this is {PROTOCOL_VERSION}",
                     _request_id(fields), wrong_version=True,
                 )  # fmt: skip
-            if consumed - before > HEADER_BYTES + INLINE_BYTES:
-                problem = f"header of {consumed - before} bytes (limit {HEADER_BYTES})"
+            head_size = consumed - before - _inline_bytes(fields)
+            if head_size > header_limit:
+                problem = f"header of {head_size} bytes (limit {header_limit})"
                 return Decoded(messages, unknown, problem, _request_id(fields))
             if fields[_PAYLOAD_SLOT] is None:
                 if next_body >= len(frames):
@@ -239,16 +241,17 @@ def _read(unpacker: msgpack.Unpacker, frames: Sequence[bytes], size: int, limit:
     return Decoded(messages, unknown)
 
 
+def _inline_bytes(fields: list[Any]) -> int:
+    """Return how much of a message's size is its payload. More than may ride inside counts as header."""
+    payload = fields[_PAYLOAD_SLOT]
+    return min(len(payload), INLINE_BYTES) if type(payload) is bytes else 0
+
+
 def _request_id(fields: list[Any]) -> int:
     return fields[2] if type(fields[2]) is int and 0 <= fields[2] < 1 << 63 else 0
 
 
 # --- rows -------------------------------------------------------------------------------------
-
-
-def pack_rows(payloads: Iterable[bytes]) -> bytes:
-    """Join encoded argument values into the payload of a request with rows > 1."""
-    return b"".join(payloads)
 
 
 def pack_outcomes(outcomes: Iterable[tuple[int, bytes]]) -> bytes:

@@ -20,10 +20,10 @@ PROTOCOL_VERSION: Final = 1
 OK: Final = 0
 ERROR: Final = 1
 ROWS: Final = 2  # payload: one `[status, payload]` per argument row, see codec.pack_outcomes
+NOT_RUN: Final = 4  # of the last outcomes in ROWS: the rows did not run, for what they return had no room any more
 
 # Flags of a Request.
 FLAG_EVENTS: Final = 1  # the caller wants the Event messages of this request
-FLAG_IDEMPOTENT: Final = 2
 
 # Priorities of a Request.
 PRIORITY_HIGH: Final = 0
@@ -44,7 +44,10 @@ class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, kw_only=Tr
 
 
 class Hello(Message, frozen=True, gc=False, array_like=True, kw_only=True):
-    """First message of a client or a worker. A worker proves itself with the token it was launched with."""
+    """First message of a client or a worker. A worker proves itself with the token it was launched with.
+
+    package_version: "" where it is not known.
+    """
 
     type: int = 1
     package_version: str = ""
@@ -208,12 +211,12 @@ class BootFailed(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 
 
 class Heartbeat(Message, frozen=True, gc=False, array_like=True, kw_only=True):
-    """The worker's io thread is alive."""
+    """The worker's io thread is alive. running: attempts that have started; queued: those that wait for a thread."""
 
     type: int = 13
     rss_bytes: int = 0
     running: int = 0
-    waiting: int = 0
+    queued: int = 0
 
 
 class Recall(Message, frozen=True, gc=False, array_like=True, kw_only=True):

@@ -14,22 +14,25 @@ scalars without objects, `Prediction`. Decided for what is close to these:
 
 from __future__ import annotations
 
-import functools
-import struct
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Final
-from uuid import UUID
 
 import msgpack
 import msgspec
 
 from bridge.protocol.errors import INVALID_REQUEST, TOO_LARGE, BridgeError
+from bridge.protocol.extensions import (
+    MAX_NESTING,
+    NOT_PLAIN,
+    PLAIN_LEVELS,
+    is_small,
+    pack,
+    plain_type,
+    read_plain,
+    type_name,
+    unpack,
+)
 from bridge.protocol.prediction import Meta, Prediction
 
 __all__ = [
@@ -169,6 +172,7 @@ def _short(key: Any) -> str:
 
 
 # --- decoding ---------------------------------------------------------------------------------
+
 
 def decode_value(data: bytes, *, nesting: int = 128) -> Any:
     """Return the value in `data`. Raises BridgeError(INVALID_REQUEST) if it is damaged or nested too deep."""

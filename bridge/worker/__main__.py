@@ -17,9 +17,11 @@ import threading
 import time
 from collections.abc import Sequence
 
+import signatures  # noqa: F401 - found now, before folders of users come first on the path
 from bridge.protocol.worker_spec import WorkerSpec, decode_spec
-from bridge.worker.attempt import Runner, remote_error
+from bridge.worker.attempt import Runner
 from bridge.worker.loop import Loop
+from bridge.worker.raised import remote_error
 from bridge.worker.slots import StartedSlots
 
 log = logging.getLogger("bridge.worker")
@@ -57,7 +59,7 @@ def _serve(spec: WorkerSpec, slots: StartedSlots, loop: Loop, born_s: float) -> 
 
         operations = builder.build(spec)
         runner = Runner(operations, spec, slots)
-    except BaseException as exc:  # noqa: BLE001 - a preloaded module may call sys.exit()
+    except BaseException as exc:  # noqa: BLE001 - what is imported may call sys.exit()
         error = remote_error(exc)
         log.error("boot_failed: %s\n%s", error.message, error.details["remote_traceback"])
         loop.boot_failed(error)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import perf_counter
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.protocol.codec import pack_outcomes
-from bridge.protocol.errors import (
-    DEADLINE_EXCEEDED,
-    INTERNAL,
-    REMOTE_ERROR,
-    BridgeError,
-    encode_error,
-)
-from bridge.protocol.messages import ERROR, OK, ROWS, Reply, Request
+from bridge.protocol.errors import DEADLINE_EXCEEDED, BridgeError, encode_error
+from bridge.protocol.messages import ERROR, NOT_RUN, OK, ROWS, Reply, Request
 from bridge.protocol.values import decode_value, encode_value, read_plain_rows, split_values
 from bridge.protocol.worker_spec import WorkerSpec
 from bridge.worker.call import Call, CallStopped
+from bridge.worker.raised import redacted, remote_error
 from bridge.worker.slots import StartedSlots
 
 if TYPE_CHECKING:
@@ -30,8 +22,10 @@ Outcome = tuple[int, bytes]
 
 # A shorter key could be any word of a message.
 _SECRET_CHARS: Final = 8
-_REDACTED: Final = "[redacted]"
-_OWN_FOLDER: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# What an outcome of a row takes in a reply besides its payload, at most.
+_OUTCOME_BYTES: Final = 7
+# A row is not begun while less than this part of a reply is free, unless it is the first.
+_FREE_PART: Final = 4
 
 
 class Runner:
@@ -70,7 +64,10 @@ class Runner:
         )
 
     def _run_rows(self, operation: Operation | None, payload: bytes, count: int, call: Call) -> Outcome:
-        """Run every row; a row's error is its own. Rows after a cancellation or the deadline get that error."""
+        """Run every row; a row's error is its own. Rows after a cancellation or the deadline get that error.
+
+        What the rows return travels in one message: those for which it has no room any more are NOT_RUN.
+        """
         rows = read_plain_rows(payload, count)
         run: Callable[[Operation | None, Any, Call, int], Outcome] = self._run_value
         if rows is None:
@@ -80,16 +77,21 @@ class Runner:
             except BridgeError as error:
                 return ERROR, encode_error(error)
         outcomes: list[Outcome] = []
-        left_bytes = self._message_bytes
+        left_bytes = self._message_bytes - _OUTCOME_BYTES * count
+        needed_bytes = 0
         for row in rows:
+            if left_bytes < needed_bytes:
+                outcomes += [(NOT_RUN, b"")] * (count - len(outcomes))
+                break
             try:
                 call.check()
             except CallStopped as stop:
                 outcome = ERROR, encode_error(stop.error)
             else:
-                # What the rows return travels in one message.
                 outcome = run(operation, row, call, left_bytes if left_bytes > 0 else 0)
-            left_bytes -= len(outcome[1])
+            size = len(outcome[1])
+            left_bytes -= size
+            needed_bytes = max(needed_bytes, size, self._message_bytes // _FREE_PART)
             outcomes.append(outcome)
         return ROWS, pack_outcomes(outcomes)
 
@@ -130,59 +132,3 @@ def expired(request: Request) -> Reply:
     """Return the reply to an attempt whose deadline passed before it started."""
     text = f"the deadline of {request.operation} passed before a worker could start it"
     return refuse(request, BridgeError(DEADLINE_EXCEEDED, text, details={"stage": "queued"}))
-
-
-# --- errors of user code --------------------------------------------------------------------------
-
-
-def remote_error(exc: BaseException) -> BridgeError:
-    """Return the error that tells the caller what user code raised; a BridgeError keeps its code.
-
-    details: `type` (`ValueError`, `mypkg.errors.Odd`) and `remote_traceback`, without the worker's own frames.
-    """
-    details = {"type": _type_name(exc), "remote_traceback": _traceback_text(exc)}
-    if isinstance(exc, BridgeError):
-        return BridgeError(exc.code, exc.message, retryable=exc.retryable, details={**details, **exc.details})
-    return BridgeError(REMOTE_ERROR, _message(exc), details=details)
-
-
-def redacted(error: BridgeError, secrets: Iterable[str]) -> BridgeError:
-    """Return the error without the secrets, which a program can have put into an exception of its own."""
-    for secret in secrets:
-        error.message = error.message.replace(secret, _REDACTED)
-        for key, value in error.details.items():
-            if isinstance(value, str):
-                error.details[key] = value.replace(secret, _REDACTED)
-    return error
-
-
-def internal_error(exc: BaseException) -> BridgeError:
-    """Return the error for a fault of the worker itself."""
-    return BridgeError(INTERNAL, f"the worker failed: {_type_name(exc)}: {_message(exc)}")
-
-
-def _type_name(exc: BaseException) -> str:
-    cls = type(exc)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _message(exc: BaseException) -> str:
-    try:
-        return str(exc)
-    except BaseException as problem:  # noqa: BLE001 - a __str__ of user code
-        return f"<its __str__ raised {type(problem).__name__}>"
-
-
-def _traceback_text(exc: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(type(exc), exc, _user_frames(exc.__traceback__)))
-    except BaseException as problem:  # noqa: BLE001 - out of memory, or hooks of user code
-        return f"<no traceback: {type(problem).__name__}>"
-
-
-def _user_frames(frames: TracebackType | None) -> TracebackType | None:
-    """Return the traceback from the first frame that is not the worker's; all of it if there is none."""
-    frame = frames
-    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
-        frame = frame.tb_next
-    return frame if frame is not None else frames

@@ -17,8 +17,9 @@ from typing import Any, Final
 from bridge.protocol.errors import CANCELLED, BridgeError
 from bridge.protocol.messages import FLAG_EVENTS, Event, Message, Reply, Request
 from bridge.protocol.values import encode_value
-from bridge.worker.attempt import Runner, expired, internal_error, refuse
+from bridge.worker.attempt import Runner, expired, refuse
 from bridge.worker.call import Call, current_call
+from bridge.worker.raised import internal_error
 
 log = logging.getLogger(__name__)
 
@@ -88,21 +89,21 @@ class Executor:
         self._deliver = deliver
         self._runner: Runner | None = None
         self._changed = threading.Condition()
-        # Both in order of arrival. live: until the reply is settled; waiting: what no thread has claimed.
+        # Both in order of arrival. live: until the reply is settled; queued: what no thread has claimed.
         self._live: dict[int, _Attempt] = {}
-        self._waiting: dict[int, _Attempt] = {}
+        self._queued: dict[int, _Attempt] = {}
         self._event_room = threading.Semaphore(EVENT_BACKLOG)
         self._closed = False
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         """How many attempts no thread has claimed."""
-        return len(self._waiting)
+        return len(self._queued)
 
     @property
     def running(self) -> int:
         """How many attempts have started and are not settled."""
-        return len(self._live) - len(self._waiting)
+        return len(self._live) - len(self._queued)
 
     def start(self, runner: Runner) -> None:
         """Begin to run what was submitted and what will be."""
@@ -131,13 +132,13 @@ class Executor:
         attempt = _Attempt(request, call, emitter)
         self._live[request.epoch] = attempt
         with self._changed:
-            self._waiting[request.epoch] = attempt
+            self._queued[request.epoch] = attempt
             self._changed.notify()
 
     def recall(self, epoch: int) -> bool:
         """Take an attempt back. Returns False if it has started, or has come and gone."""
         with self._changed:
-            attempt = self._waiting.pop(epoch, None)
+            attempt = self._queued.pop(epoch, None)
         if attempt is None:
             return False
         del self._live[epoch]
@@ -146,10 +147,10 @@ class Executor:
     def recall_all(self) -> list[Request]:
         """Take back everything that has not started, oldest first."""
         with self._changed:
-            waiting, self._waiting = self._waiting, {}
-        for epoch in waiting:
+            queued, self._queued = self._queued, {}
+        for epoch in queued:
             del self._live[epoch]
-        return [attempt.request for attempt in waiting.values()]
+        return [attempt.request for attempt in queued.values()]
 
     def cancel(self, epoch: int) -> Reply | None:
         """Return the reply to an attempt that will now never start; one that runs is asked to stop."""
@@ -187,11 +188,11 @@ class Executor:
     def _claim(self) -> _Attempt | None:
         """Wait for an attempt and make it this thread's. Returns None when the executor is closed."""
         with self._changed:
-            while not self._waiting:
+            while not self._queued:
                 if self._closed:
                     return None
                 self._changed.wait()
-            return self._waiting.pop(next(iter(self._waiting)))
+            return self._queued.pop(next(iter(self._queued)))
 
     def _run(self, attempt: _Attempt) -> Reply:
         assert self._runner is not None

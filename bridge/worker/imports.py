@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from bridge.protocol.errors import REMOTE_ERROR, BridgeError, closest, cut
+from bridge.protocol.errors import REMOTE_ERROR, BridgeError, closest
 from bridge.worker import arguments
 from bridge.worker.call import CallStopped
+from bridge.worker.raised import remote_error
 
-_OURS: Final = str(Path(__file__).parent)
 # Imports of project code run one at a time: sys.path is shared.
 _lock = threading.RLock()
 
@@ -57,32 +57,10 @@ def importing(what: str) -> Iterator[None]:
         raise
     except BaseException as exc:
         # Project code may raise SystemExit and worse when it is imported; that must not end the worker.
-        error = remote_error(exc, f"{what} could not be loaded")
+        text = f"{what} could not be loaded: {''.join(traceback.format_exception_only(exc)).strip()}"
         if isinstance(exc, ModuleNotFoundError):
-            error.message += " (workers import what is installed and what stands in a folder of python_path)"
-        raise error from exc
-
-
-def remote_error(exc: BaseException, context: str) -> BridgeError:
-    """Return the REMOTE_ERROR for an exception of project code; its traceback leaves our own frames out."""
-    kind = type(exc)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    trace = traceback.TracebackException.from_exception(exc)
-    pending: list[traceback.TracebackException | None] = [trace]
-    while pending:
-        one = pending.pop()
-        if one is not None:
-            kept = [frame for frame in one.stack if not _is_ours(frame.filename)]
-            one.stack = traceback.StackSummary.from_list(kept)
-            pending += [one.__cause__, one.__context__]
-    lines = list(trace.format())
-    summary = "".join(trace.format_exception_only()).strip()
-    details = {"type": name, "remote_traceback": cut("".join(lines))}
-    return BridgeError(REMOTE_ERROR, f"{context}: {summary}", details=details)
-
-
-def _is_ours(filename: str) -> bool:
-    return filename.startswith((_OURS, "<frozen importlib"))
+            text += " (workers import what is installed and what stands in a folder of python_path)"
+        raise BridgeError(REMOTE_ERROR, text, details=remote_error(exc).details) from exc
 
 
 def _from_file(where: str, path: str) -> ModuleType:

@@ -41,6 +41,7 @@ from bridge.transport import Dealer, Sent
 from bridge.worker.attempt import Runner, expired
 from bridge.worker.call import Call
 from bridge.worker.executor import Executor
+from bridge.worker.version import package_version
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ class Loop:
         spec = self._spec
         self._out.append(
             Hello(
+                package_version=package_version(),
                 run_id=spec.run_id,
                 pid=os.getpid(),
                 role="worker",
@@ -291,7 +293,7 @@ class Loop:
         self._beat_at_s = now + self._spec.heartbeat_interval_s
         if not self._outbox:  # a beat that waits in line says nothing
             self._out.append(
-                Heartbeat(rss_bytes=self._rss_bytes(), running=self._executor.running, waiting=self._executor.waiting)
+                Heartbeat(rss_bytes=self._rss_bytes(), running=self._executor.running, queued=self._executor.queued)
             )
 
     def _rss_bytes(self) -> int:

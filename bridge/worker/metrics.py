@@ -40,6 +40,10 @@ def find_metric(name: Any, path: str = "metric") -> Metric:
 def find_reward(name: Any, path: str) -> Reward:
     """Return the reward called `filled:FIELD` or `concise:FIELD`, or the function at an import path."""
     label = arguments.text(name, path)
+    if exact_field(label) is not None:
+        exist = "'filled:FIELD', 'concise:FIELD' or an import path 'package.module:name'"
+        text = f"{path}: {label!r} compares with a label, and a request has none; use {exist}"
+        raise arguments.invalid(path, text)
     if (field := _named(label, ("filled", "concise"), path)) is not None:
         kind, output = field
         return (_filled if kind == "filled" else _concise)(output, path)

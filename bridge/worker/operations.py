@@ -49,8 +49,7 @@ def build(spec: WorkerSpec) -> Operations:
         **faults.operations(enabled=spec.faults),
         **modules.operations(),
     }
-    reserved = frozenset({*built_in, "optimize"})
-    programs = Programs(modules, scope, reserved=reserved)
+    programs = Programs(modules, scope)
     built_in["programs.load"] = programs.load_operation
     built_in["optimize"] = Optimize(programs, scope)
     return Operations(built_in, programs, models)
@@ -97,6 +96,7 @@ def _prepare_environment(spec: WorkerSpec) -> None:
 
 
 def _ping(worker_id: str, args: Any, call: Call) -> dict[str, Any]:
+    arguments.read(args, "ping")
     return {"pong": True, "worker": worker_id, "pid": os.getpid()}
 
 

@@ -16,6 +16,7 @@ import dspy  # type: ignore[import-untyped]
 
 from bridge.protocol.errors import not_found
 from bridge.protocol.messages import Program
+from bridge.protocol.names import is_taken
 from bridge.protocol.values import decode_value
 from bridge.worker import arguments, imports
 from bridge.worker.call import Call
@@ -55,10 +56,9 @@ class Programs:
     variables. A new version is a new entry; calls that run keep the old one.
     """
 
-    def __init__(self, modules: Modules, scope: Scope, *, reserved: frozenset[str] = frozenset()) -> None:
+    def __init__(self, modules: Modules, scope: Scope) -> None:
         self._modules = modules
         self._scope = scope
-        self._reserved = reserved
         self._entries: dict[str, _Entry] = {}
 
     def define(self, message: Program) -> None:
@@ -94,7 +94,7 @@ class Programs:
         fields = arguments.read(args, "programs.load", required=("target",), optional=_SPEC_KEYS)
         name = fields.get("name")
         if name is not None:
-            self._check_name(arguments.text(name, "name"))
+            _check_name(arguments.text(name, "name"))
         with self._scope.enter(call):
             loaded = self.load(fields)
         return {"sha256": loaded.sha256, "inputs": list(loaded.inputs.names), "outputs": list(loaded.outputs)}
@@ -134,13 +134,14 @@ class Programs:
                 loaded = self.load(entry.spec)
                 expected = entry.spec.get("sha256")
                 if expected and expected != loaded.sha256:
-                    log.warning("program_changed_since_deployed", extra={"program": name, "sha256": loaded.sha256})
+                    log.warning("program_changed_since_deployed: %s, sha256 %s, was %s", name, loaded.sha256, expected)
                 entry.loaded = loaded
             return entry.loaded
 
-    def _check_name(self, name: str) -> None:
-        if name in self._reserved or name.startswith(("dspy.", "dspool.", "fault.", "programs.")):
-            raise arguments.invalid("name", f"the name {name!r} is taken by a built-in operation; choose another")
+
+def _check_name(name: str) -> None:
+    if is_taken(name):
+        raise arguments.invalid("name", f"the name {name!r} is taken by a built-in operation; choose another")
 
 
 # One program loads at a time: imports change sys.path, and DSPy's settings have one owner.

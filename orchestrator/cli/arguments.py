@@ -9,13 +9,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.errors import InvalidRequest
 
+_TOO_DEEP: Final = "is nested too deep to be read as JSON"
+
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `k=v` words. Raises InvalidRequest for a word without `=`, an empty or a repeated key."""
+    """Read `k=v` words. Raises InvalidRequest for a word without `=`, an empty or a repeated key, a value too deep."""
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -23,12 +25,15 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             raise InvalidRequest(f"{pair!r} is no argument: write key=value (or --args for a whole JSON value)")
         if key in found:
             raise InvalidRequest(f"{key} is given twice", path=key)
-        found[key] = parse_value(text)
+        try:
+            found[key] = parse_value(text)
+        except RecursionError:
+            raise InvalidRequest(f"{key} {_TOO_DEEP}", path=key) from None
     return found
 
 
 def parse_value(text: str) -> Any:
-    """Return text as JSON if it is JSON, else as it is."""
+    """Return text as JSON if it is JSON, else as it is. Raises RecursionError for JSON that is nested too deep."""
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except ValueError:
@@ -64,7 +69,7 @@ def read_args(option: str | None, pairs: Sequence[str]) -> Any:
 def _read_json(option: str) -> Any:
     text, source = option, "--args"
     if option == "-":
-        text, source = sys.stdin.read(), "standard input"
+        text, source = _read_input(), "standard input"
     elif option.startswith("@"):
         source = option[1:]
         text = read_text(source)
@@ -72,6 +77,15 @@ def _read_json(option: str) -> Any:
         return json.loads(text)
     except ValueError as exc:
         raise InvalidRequest(f"{source} is no JSON: {exc}", path="args") from None
+    except RecursionError:
+        raise InvalidRequest(f"{source} {_TOO_DEEP}", path="args") from None
+
+
+def _read_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"standard input is no {exc.encoding} text (byte {exc.start})", path="args") from None
 
 
 def read_text(path: str) -> str:
@@ -92,4 +106,6 @@ def parse_target(text: str) -> str | dict[str, Any]:
         target = json.loads(text)
     except ValueError as exc:
         raise InvalidRequest(f"the target is no JSON: {exc}", path="target") from None
+    except RecursionError:
+        raise InvalidRequest(f"the target {_TOO_DEEP}", path="target") from None
     return dict(target)

@@ -17,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.cli import census
 from orchestrator.cli.plain import mebibytes
 from orchestrator.errors import ConfigError, DspoolError
-from orchestrator.rundir import end_run, ensure_private, process_ticks, read_info
+from orchestrator.processes import OWNER_FILE, Process, is_orphaned, orphans, survivors
+from orchestrator.rundir import SOCKET_PATH_BYTES, end_run, ensure_private, read_info
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
@@ -35,7 +35,6 @@ _MIN_MEMORY_BYTES: Final = 1 << 30
 _MEMORY_PER_WORKER_BYTES: Final = 200 << 20  # what dspy and its imports take
 _MIN_FILES: Final = 1024
 _FILES_PER_WORKER: Final = 8
-_SOCKET_PATH_BYTES: Final = 2 + 32 + 16
 _PR_GET_CHILD_SUBREAPER: Final = 37
 _RUN_ID_CHARS: Final = 32
 _END_TIMEOUT_S: Final = 5.0
@@ -108,7 +107,7 @@ def directories(settings: Settings) -> Iterator[Finding]:
 
     for name, path in (("run_dir", settings.run_dir), ("data_dir", settings.data_dir)):
         yield _directory(name, path)
-    size = len(os.fsencode(settings.run_dir)) + _SOCKET_PATH_BYTES
+    size = len(os.fsencode(settings.run_dir)) + SOCKET_PATH_BYTES
     yield _finding(
         "socket paths", size <= IPC_PATH_BYTES, f"up to {size} of {IPC_PATH_BYTES} bytes", "choose a shorter run_dir"
     )
@@ -137,7 +136,7 @@ class Leftovers:
     run_dir: Path
     runs: list[str]
     homes: list[Path]
-    processes: list[census.Process]
+    processes: list[Process]
 
     def __bool__(self) -> bool:
         return bool(self.runs or self.homes or self.processes)
@@ -146,7 +145,7 @@ class Leftovers:
         """Remove everything."""
         for each in self.processes:
             each.signal(signal.SIGKILL)
-        census.survivors(self.processes, _END_TIMEOUT_S)
+        survivors(self.processes, _END_TIMEOUT_S)
         for run_id in self.runs:
             end_run(self.run_dir, run_id)
         for home in self.homes:
@@ -156,9 +155,10 @@ class Leftovers:
 def leftovers(run_dir: Path) -> Leftovers:
     """Look for what dead coordinators and dead owners of an `Orchestrator` left."""
     places = {Path(tempfile.gettempdir()), Path("/tmp")}
-    homes = [owner.parent for place in places for owner in place.glob("dspool-*/owner") if _is_orphaned(owner)]
-    processes = [found for found, _ in census.orphans()]
-    return Leftovers(run_dir, list(_dead_runs(run_dir)), sorted(homes), processes)
+    folders = [owner.parent for place in places for owner in place.glob(f"dspool-*/{OWNER_FILE}")]
+    homes = sorted(folder for folder in folders if is_orphaned(folder))
+    workers = [found for found, _ in orphans()]
+    return Leftovers(run_dir, list(_dead_runs(run_dir)), homes, workers)
 
 
 def left(found: Leftovers) -> Finding:
@@ -180,15 +180,6 @@ def _dead_runs(run_dir: Path) -> Iterator[str]:
         info = read_info(run_dir, name) if len(name) == _RUN_ID_CHARS else None
         if info is not None and not info.alive:
             yield name
-
-
-def _is_orphaned(owner: Path) -> bool:
-    """Return whether the process named in the file (pid and start time) is dead."""
-    try:
-        pid, ticks = owner.read_text(encoding="utf-8").split()
-        return owner.stat().st_uid == os.getuid() and str(process_ticks(int(pid))) != ticks
-    except (OSError, ValueError):
-        return False
 
 
 # --- single facts -----------------------------------------------------------------------------

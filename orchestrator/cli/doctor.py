@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from orchestrator.cli import census, checks
+from orchestrator import processes
+from orchestrator.cli import checks
 from orchestrator.cli.checks import FAIL, NOTE, OK, Finding
 from orchestrator.cli.failure import Exit, command
 from orchestrator.cli.listings import AsJson, ConfigFile
@@ -84,9 +85,9 @@ def _try_out() -> Iterator[Finding]:
             yield _attempt("live: dspy.Predict", lambda: client.predict("question -> answer", question="Is it up?"))
             yield _attempt("live: embed", lambda: client.embed(["one", "two"]))
     finally:
-        family = [found for found in census.descendants(orchestrator.pid) if found.alive]
+        family = [found for found in processes.descendants(orchestrator.pid) if found.alive]
         orchestrator.stop()
-    left = census.survivors(family, _END_TIMEOUT_S)
+    left = processes.survivors(family, _END_TIMEOUT_S)
     text = f"{len(left)} processes left"
     yield Finding("live: stop", FAIL if left else OK, text, "\n".join(map(str, left)))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.cli import census
+from orchestrator import processes
 from orchestrator.cli.coordinators import Found, session
 from orchestrator.cli.failure import NoCoordinator
 from orchestrator.errors import DeadlineExceeded, DspoolError
@@ -32,7 +32,7 @@ class Outcome:
     text: str
     how: str
     family: int = 0
-    left: list[census.Process] = field(default_factory=list)
+    left: list[processes.Process] = field(default_factory=list)
     swept: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
@@ -50,16 +50,16 @@ def stop(found: Found, *, drain_s: float | None, force: bool, say: Say) -> Outco
     began = time.monotonic()
     head, run_id = _head(found)
     # Noted before anything is asked: what ends in time is to be counted too.
-    family = {each.pid: each for each in [head, *census.descendants(head.pid), *census.of_run(run_id)]}
+    family = {each.pid: each for each in [head, *processes.descendants(head.pid), *processes.of_run(run_id)]}
     how = "asked"
     if force or not _ended(head, _ask(found, head, drain_s, say), family):
         how = "killed"
         _insist(head, say)
-    left = census.survivors(family.values(), _LEFT_TIMEOUT_S)
+    left = processes.survivors(family.values(), _LEFT_TIMEOUT_S)
     if left and (force or how == "killed"):
         for each in left:
             each.signal(signal.SIGKILL)
-        left = census.survivors(left, _LEFT_TIMEOUT_S)
+        left = processes.survivors(left, _LEFT_TIMEOUT_S)
     if not head.alive:
         end_run(found.run_dir, run_id)
     took_s = time.monotonic() - began
@@ -67,7 +67,7 @@ def stop(found: Found, *, drain_s: float | None, force: bool, say: Say) -> Outco
     return Outcome(text, how, len(family), left)
 
 
-def _head(found: Found) -> tuple[census.Process, str]:
+def _head(found: Found) -> tuple[processes.Process, str]:
     """Return the coordinator's process and its run id. Raises NoCoordinator."""
     if found.info is not None:
         pid, run_id = found.info.pid, found.info.run_id
@@ -75,13 +75,13 @@ def _head(found: Found) -> tuple[census.Process, str]:
         with session(found) as client:
             pid = int(client.stats()["pid"])
         run_id = Path(found.endpoint.removeprefix("ipc://")).parent.name
-    head = census.process(pid)
+    head = processes.process(pid)
     if head is None:
         raise NoCoordinator(f"the coordinator with pid {pid} has just ended")
     return head, run_id
 
 
-def _ask(found: Found, head: census.Process, drain_s: float | None, say: Say) -> float:
+def _ask(found: Found, head: processes.Process, drain_s: float | None, say: Say) -> float:
     """Ask for the drain; return how long to wait for its end, 0 if it does not answer. Raises NoCoordinator."""
     try:
         with session(found) as client:
@@ -97,38 +97,38 @@ def _ask(found: Found, head: census.Process, drain_s: float | None, say: Say) ->
     return float(answer["drain_s"]) + _MARGIN_S
 
 
-def _ended(head: census.Process, budget_s: float, family: dict[int, census.Process]) -> bool:
+def _ended(head: processes.Process, budget_s: float, family: dict[int, processes.Process]) -> bool:
     """Wait for the coordinator's end. What it starts meanwhile (a replaced worker) joins the family."""
     until = time.monotonic() + budget_s
     while head.alive:
         if time.monotonic() >= until:
             return False
-        census.survivors([head], min(0.5, budget_s))
+        processes.survivors([head], min(0.5, budget_s))
         if head.alive:
-            family.update({each.pid: each for each in census.descendants(head.pid)})
+            family.update({each.pid: each for each in processes.descendants(head.pid)})
     return True
 
 
-def _insist(head: census.Process, say: Say) -> None:
+def _insist(head: processes.Process, say: Say) -> None:
     for _ in range(2):  # the second one makes it leave at once
         head.signal(signal.SIGTERM)
-        if not census.survivors([head], _BETWEEN_SIGNALS_S):
+        if not processes.survivors([head], _BETWEEN_SIGNALS_S):
             return
-    if census.survivors([head], _AT_ONCE_S):
+    if processes.survivors([head], _AT_ONCE_S):
         say(f"coordinator {head.pid} does not obey SIGTERM: SIGKILL")
         head.signal(signal.SIGKILL)
-        census.survivors([head], _AT_ONCE_S)
+        processes.survivors([head], _AT_ONCE_S)
 
 
 def sweep_dead(run_dir: Path) -> Outcome:
     """Remove what dead coordinators left in a run directory. Raises NoCoordinator if there is nothing to be removed."""
     swept = sweep(run_dir)
-    workers = [each for run_id in swept for each in census.of_run(run_id)]
+    workers = [each for run_id in swept for each in processes.of_run(run_id)]
     for each in workers:
         each.signal(signal.SIGKILL)
     for run_id in swept:
         end_run(run_dir, run_id)
-    left = census.survivors(workers, _LEFT_TIMEOUT_S)
+    left = processes.survivors(workers, _LEFT_TIMEOUT_S)
     if not swept:
         raise NoCoordinator(f"no coordinator is running (looked in {run_dir}): there is nothing to stop")
     text = f"the coordinator was dead already; what it left in {run_dir} is removed; {len(left)} processes left"
@@ -137,10 +137,10 @@ def sweep_dead(run_dir: Path) -> Outcome:
 
 def abandon(pid: int) -> None:
     """End a coordinator that failed to start. Raises DspoolError if something of it is left."""
-    head = census.process(pid)
+    head = processes.process(pid)
     if head is None:
         return
-    family = [head, *census.descendants(pid)]
+    family = [head, *processes.descendants(pid)]
     _insist(head, lambda text: None)
-    if left := census.survivors(family, _LEFT_TIMEOUT_S):
+    if left := processes.survivors(family, _LEFT_TIMEOUT_S):
         raise DspoolError("processes outlived their coordinator:\n" + "\n".join(map(str, left)))

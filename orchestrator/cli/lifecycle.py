@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from orchestrator import processes
 from orchestrator.boot import START_TIMEOUT_S, Bound, Starting
-from orchestrator.cli import census, ending
+from orchestrator.cli import ending
 from orchestrator.cli.coordinators import Found, find, session
 from orchestrator.cli.failure import Exit, Held, command
 from orchestrator.cli.listings import AsJson, ConfigFile, workers_table
@@ -80,30 +81,37 @@ def _up_detached(starting: Starting, bound: Bound, settings: Settings, as_json: 
         with session(_found(bound, settings)) as client:
             _await_ready(starting, client, silent=as_json)
             workers = client.workers()
+        _print_started(bound, settings, workers, time.monotonic() - began, as_json)
+        starting.commit()  # last: it stays if and only if this command succeeds
     except BaseException:
         ending.abandon(bound.pid)
         raise
     finally:
         starting.close()
+
+
+def _print_started(
+    bound: Bound, settings: Settings, workers: list[dict[str, Any]], took_s: float, as_json: bool
+) -> None:
     if as_json:
         told = {"endpoint": bound.endpoint, "pid": bound.pid, "run_dir": str(settings.run_dir)}
         print_json({**told, "workers": plain(workers)})
         return
     console = out()
     console.print(workers_table(workers))
-    console.print(f"ready after {time.monotonic() - began:.1f} s; log: {settings.run_dir / LOG_FILE}", markup=False)
+    console.print(f"ready after {took_s:.1f} s; log: {settings.run_dir / LOG_FILE}", markup=False)
     if settings.run_dir != user_run_dir():
         console.print(f"other commands find it by DSPOOL_ENDPOINT={bound.endpoint}", markup=False)
 
 
 def _up_here(starting: Starting, bound: Bound, settings: Settings) -> None:
     """Watch over a coordinator that ends with this process."""
-    family: list[census.Process] = []
+    family: list[processes.Process] = []
     with _forwarding(starting.process, family) as signalled:
         try:
             with session(_found(bound, settings)) as client:
                 _await_ready(starting, client, silent=False)
-            family.extend(census.descendants(bound.pid))
+            family.extend(processes.descendants(bound.pid))
             out().print("every pool is ready; Ctrl-C stops", markup=False)
         except DspoolError:
             # Told to stop while it started: that is no failure.
@@ -113,7 +121,7 @@ def _up_here(starting: Starting, bound: Bound, settings: Settings) -> None:
         code = starting.process.wait()
     if not signalled and code:
         raise Unavailable(f"the coordinator ended by itself (exit code {code})")
-    left = census.survivors([*family, *census.of_run(bound.run_id)], _STOP_TIMEOUT_S)
+    left = processes.survivors([*family, *processes.of_run(bound.run_id)], _STOP_TIMEOUT_S)
     out().print(f"stopped; {len(left)} processes left", markup=False)
     for each in left:
         err().print(f"still there: {each}", markup=False)
@@ -124,12 +132,12 @@ def _up_here(starting: Starting, bound: Bound, settings: Settings) -> None:
 
 
 @contextmanager
-def _forwarding(process: Popen[bytes], family: list[census.Process]) -> Iterator[list[int]]:
+def _forwarding(process: Popen[bytes], family: list[processes.Process]) -> Iterator[list[int]]:
     """Turn the first signal to stop into the coordinator's drain, a second one into its leaving at once."""
     received: list[int] = []
 
     def forward(number: int, frame: object) -> None:
-        family.extend(census.descendants(process.pid))
+        family.extend(processes.descendants(process.pid))
         received.append(number)
         process.send_signal(signal.SIGTERM)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,10 +16,9 @@ from orchestrator.client.core import Connection
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import AsyncJob, EventLog, Steps
 from orchestrator.client.mailbox import Mailbox, Waiter, tell
-from orchestrator.client.progress import Progress
 from orchestrator.client.remote import Awaiting
-from orchestrator.client.request import Call, check_request, encode_args, encode_rows
-from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap, raising
+from orchestrator.client.request import DSPY, Call, check_request, check_signature, encode_args, encode_rows
+from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class AsyncFuture:
         return self._read(self.core)
 
     def __repr__(self) -> str:
-        return f"<AsyncFuture request_id={self.request_id} {'settled' if self.done() else 'pending'}>"
+        return f"<AsyncFuture request_id={self.request_id} {'settled' if self.done() else 'in flight'}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,8 @@ class AsyncClient(Awaiting, Api):
     async def _send(self, call: Call[Any], log: EventLog | None = None) -> AsyncFuture:
         box, connection = self._box(), self.connection
         check_request(call.operation, call.pool, call.deadline_s, call.lm)
+        if call.operation.startswith(DSPY):
+            check_signature(call.args)
         payload, route = self._encode(call.args), connection.route(call.operation, call.pool or "")
         while True:
             waiter = box.loop.create_future()
@@ -196,29 +198,25 @@ class AsyncClient(Awaiting, Api):
         def more() -> None:
             tell(loop, news.set)
 
-        def send(payload: bytes, rows: int, notify: Callable[[object], object]) -> Future:
+        def send(payload: bytes, rows: int, deadline_s: float | None, notify: Callable[[object], object]) -> Future:
             def settled(future: object) -> None:
                 notify(future)
                 more()
 
-            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=plan.deadline_s, notify=settled)
+            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=deadline_s, notify=settled)
 
         rows = RowMap(
             plan, connection.max_in_flight, encode=self._encode, encode_rows=self._encode_rows, send=send,
             has_room=lambda count: connection.has_room(route, count, more),
         )  # fmt: skip
-        return self._iterate(rows, plan, news)
+        return self._iterate(rows, news)
 
-    async def _iterate(self, rows: RowMap, plan: MapPlan, news: asyncio.Event) -> AsyncIterator[Any]:
-        with Progress(plan.fields["operation"], plan.rows, shown=plan.progress) as progress:
-            try:
-                for outcomes in rows.steps():
-                    if outcomes is None:
-                        await news.wait()
-                        news.clear()
-                        continue
-                    for outcome in raising(outcomes) if plan.raises else outcomes:
-                        yield outcome
-                    progress.advance(len(outcomes))
-            finally:
-                rows.cancel()
+    async def _iterate(self, rows: RowMap, news: asyncio.Event) -> AsyncIterator[Any]:
+        with closing(rows.values()) as steps:
+            for values in steps:
+                if values is None:
+                    await news.wait()
+                    news.clear()
+                    continue
+                for value in values:
+                    yield value

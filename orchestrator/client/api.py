@@ -13,7 +13,7 @@ from orchestrator.client.jobs import OptimizationResult, Steps, read_result
 from orchestrator.client.remote import bind_methods, calling, mapping, remote, starting, submitting
 from orchestrator.client.request import Call, check_count, check_name, one_of, request_fields
 from orchestrator.client.request import mapping as check_mapping
-from orchestrator.client.rows import MapPlan
+from orchestrator.client.rows import MAX_ROWS, MapPlan
 from orchestrator.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Api:
     ) -> Call[Any]:  # fmt: skip
         """Start an operation and return its future.
 
-        Raises only what is known here: InvalidRequest, TooLarge, a closed client. While too many rows of this client
-        are unanswered it waits for room, at most the deadline.
+        Raises only what is known here: InvalidRequest, SignatureError, TooLarge, a closed client. While too many rows
+        of this client are unanswered it waits for room, at most the deadline.
         """
         return Call(operation, args, pool, deadline_s, lm)
 
@@ -68,11 +68,11 @@ class Api:
 
         rows: read as needed, at most `window` ahead of what is taken. ordered: values come in the order of the rows.
         on_error: "raise" the first error, or "yield" errors in the place of values; a bad row fails alone. chunk: rows
-        per request; "auto" measures. deadline_s: for each request. Stopping early cancels what is under way.
+        per request, 1 to 1024; "auto" measures. deadline_s: for each request. Stopping early cancels what is under way.
         """
         fields = request_fields(operation, pool, deadline_s, lm)
         one_of("on_error", on_error, ("raise", "yield"))
-        size = None if chunk == "auto" else check_count("chunk", chunk)
+        size = None if chunk == "auto" else check_count("chunk", chunk, MAX_ROWS)
         if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
             raise InvalidRequest(f"rows must be an iterable of arguments, got {type(rows).__name__}", path="rows")
         return MapPlan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -12,10 +13,9 @@ from orchestrator.client.calls import Callee
 from orchestrator.client.core import Connection
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import EventLog, Job, Steps
-from orchestrator.client.progress import Progress
 from orchestrator.client.remote import Waiting
-from orchestrator.client.request import Call, check_request, encode_args, encode_rows
-from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap, raising
+from orchestrator.client.request import DSPY, Call, check_request, check_signature, encode_args, encode_rows
+from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
 
 T = TypeVar("T")
 
@@ -78,6 +78,8 @@ class Client(Waiting, Api):
         on_event: Callable[[Event], object] | None = None, lead: bool = False,
     ) -> Future:  # fmt: skip
         check_request(operation, pool, deadline_s, lm)
+        if operation.startswith(DSPY):
+            check_signature(args)
         connection = self.connection
         payload = encode_args(args, connection.nesting, connection.message_bytes)
         return connection.submit(
@@ -120,24 +122,20 @@ class Client(Waiting, Api):
         connection = self.connection
         route, lm = connection.route(plan.fields["operation"], plan.fields.get("pool", "")), plan.fields.get("lm", "")
 
-        def send(payload: bytes, rows: int, notify: Callable[[object], object]) -> Future:
-            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=plan.deadline_s, notify=notify)
+        def send(payload: bytes, rows: int, deadline_s: float | None, notify: Callable[[object], object]) -> Future:
+            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=deadline_s, notify=notify)
 
         rows = RowMap(
             plan, connection.max_in_flight, encode=self._encode, encode_rows=self._encode_rows, send=send,
             has_room=lambda _: True,
         )  # fmt: skip
-        return self._iterate(rows, plan)
+        return self._iterate(rows)
 
-    def _iterate(self, rows: RowMap, plan: MapPlan) -> Iterator[Any]:
+    def _iterate(self, rows: RowMap) -> Iterator[Any]:
         window = rows.window
-        with Progress(plan.fields["operation"], plan.rows, shown=plan.progress) as progress:
-            try:
-                for outcomes in rows.steps():
-                    if outcomes is None:
-                        self.connection.wait_until(window.ready, window.waiters())
-                        continue
-                    yield from raising(outcomes) if plan.raises else outcomes
-                    progress.advance(len(outcomes))
-            finally:
-                rows.cancel()
+        with closing(rows.values()) as steps:
+            for values in steps:
+                if values is None:
+                    self.connection.wait_until(window.ready, window.waiters())
+                else:
+                    yield from values

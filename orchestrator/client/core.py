@@ -25,6 +25,7 @@ from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outc
 from orchestrator.client.leading import Leading
 from orchestrator.client.link import ADVICE, open_link
 from orchestrator.client.room import Room, Route
+from orchestrator.client.shield import shield
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
 
 # How long past its deadline a request may be unanswered before it is failed here: the coordinator must be stuck.
@@ -84,17 +85,24 @@ class Connection(Leading):
                 if room.fits(route, rows):
                     number = self._last_id = self._last_id + 1
                     future.request_id = number
-                    self._futures[number] = future
-                    room.rows += rows
-                    route.rows += rows
-                    self._out.append(Request(
+                    request = Request(
                         request_id=number, payload=payload, operation=route.operation, pool=route.pool, lm=lm,
                         rows=rows, deadline_ms=None if deadline_s is None else deadline_s * 1000.0,
                         flags=0 if on_event is None else FLAG_EVENTS,
-                    ))  # fmt: skip
-                    self._push(alone=len(self._futures) == 1)
-                    if self._leader is None and not lead:
-                        self._io.submitted()
+                    )  # fmt: skip
+                    # No call in between: a signal's handler finds the books and what is out in keeping.
+                    self._futures[number] = future
+                    room.rows += rows
+                    route.rows += rows
+                    self._out += (request,)
+                    try:
+                        self._push(alone=len(self._futures) == 1)
+                        if self._leader is None and not lead:
+                            self._io.submitted()
+                    except BaseException:  # interrupted; somebody must still hear the answer
+                        if self._leader is None:
+                            self._io.submitted()
+                        raise
                     return future
             if not self._wait_room(future):
                 return future
@@ -136,8 +144,13 @@ class Connection(Leading):
                 parked.wake()
 
         route, started = future.route, time.monotonic()
-        if self.has_room(route, future.rows, notify) or self._drive(lambda: room[0], (waiters,), future.deadline):
-            return True
+        try:
+            if self.has_room(route, future.rows, notify) or self._drive(lambda: room[0], (waiters,), future.deadline):
+                return True
+        except BaseException:  # interrupted: what was promised here is the next one's
+            with shield.held(), self.lock:
+                self._room.withdraw(route, notify)
+            raise
         waited_s = time.monotonic() - started
         text = f"no room within {waited_s:.3g} s: {route.rows} rows of {route.operation} are unanswered"
         with self.lock:
@@ -150,7 +163,12 @@ class Connection(Leading):
             if type(message) is Reply:
                 future = futures.pop(message.request_id, None)
                 if future is not None:
-                    room.free(future.route, future.rows)
+                    route = future.route
+                    room.free(route, future.rows)
+                    if message.pressed:
+                        room.shrink(route, message.request_id, self._last_id)
+                    else:
+                        room.grow(route)
                     if future.settle(message):
                         callbacks.append(future)
             elif type(message) is Event:
@@ -194,7 +212,7 @@ class Connection(Leading):
     def cancel(self, future: Future, force: bool = False) -> CancelOutcome:
         """Cancel a request; see Future.cancel."""
         callbacks: list[Future] = []
-        with self.lock:
+        with shield.held(), self.lock:
             if future.done():
                 return final_outcome(future.ticket) if future.ticket is not None else CancelOutcome("finished", "none")
             self._check_owner()
@@ -212,7 +230,7 @@ class Connection(Leading):
     def cancel_id(self, request_id: int, force: bool = False) -> CancelOutcome:
         """Cancel a request of this connection by its id."""
         self._check_owner()
-        with self.lock:
+        with shield.held(), self.lock:
             if self._ended is not None:
                 raise self._ending()
             future = self._futures.get(request_id)
@@ -252,7 +270,7 @@ class Connection(Leading):
         if self._forked:
             return  # a fork's copy: the descriptors are the parent's to use
         callbacks: list[Future] = []
-        with self.lock:
+        with shield.held(), self.lock:
             if self._ended is None:
                 self._out = [message for message in self._out if type(message) is Cancel]
                 self._out.append(Bye())
@@ -261,10 +279,11 @@ class Connection(Leading):
         for future in callbacks:
             future.run_callbacks()
         self._io.join()
-        with self.lock:
-            last = self.descriptors.unused()
-        if last:
-            self.descriptors.close()
+        with shield.held():
+            with self.lock:
+                last = self.descriptors.unused()
+            if last:
+                self.descriptors.close()
 
     def coordinator_died(self) -> None:
         """Take in its last answers, then fail the rest."""

@@ -29,6 +29,10 @@ class Descriptors:
         self._closing = False
         self.ended = False
 
+    def wake_caller(self) -> None:
+        """Wake the caller that leads. Only while it is counted in."""
+        os.eventfd_write(self._caller_wake_fd, 1)
+
     def enter(self) -> None:
         """Count a user in."""
         self._users += 1

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.protocol import codec, values
 from bridge.protocol.errors import BridgeError, decode_error
-from bridge.protocol.messages import ERROR, ROWS, Event, Reply
+from bridge.protocol.messages import ERROR, NOT_RUN, ROWS, Event, Reply
 from orchestrator.client.room import Route
 from orchestrator.errors import Cancelled, DspoolError, WorkerLost, from_bridge
 
@@ -171,7 +172,7 @@ class Future(concurrent.futures.Future[Any]):
                 self._loaded = True
 
     def __repr__(self) -> str:
-        state = "settled" if self.done() else "pending"
+        state = "settled" if self.done() else "in flight"
         return f"<Future request_id={self.request_id} {state}>"
 
 
@@ -193,7 +194,10 @@ def meta_of(reply: Reply) -> values.Meta:
 
 
 def decode(reply: Reply, nesting: int) -> Any:
-    """Return a reply's value; of a ROWS reply a list in which a failed row is its error. Raises its error."""
+    """Return a reply's value; of a ROWS reply a list in which a failed row is its error. Raises its error.
+
+    The list ends before the first row that was not run.
+    """
     payload = reply.payload or b""
     try:
         if reply.status == ERROR:
@@ -214,7 +218,8 @@ def decode(reply: Reply, nesting: int) -> Any:
 
 def _decode_rows(outcomes: list[tuple[int, bytes]], nesting: int, meta: values.Meta) -> list[Any]:
     if any([status for status, _ in outcomes]):
-        return [_decode_row(status, data, nesting, meta) for status, data in outcomes]
+        run = takewhile(lambda outcome: outcome[0] != NOT_RUN, outcomes)
+        return [_decode_row(status, data, nesting, meta) for status, data in run]
     try:
         rows = values.decode_values([data for _, data in outcomes], nesting=nesting)
     except BridgeError:  # a row that cannot be read: it fails alone

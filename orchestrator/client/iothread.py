@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.client.descriptors import Descriptors, drain
+from orchestrator.client.shield import shield
 
 if TYPE_CHECKING:
     from orchestrator.client.future import Future
@@ -77,13 +78,14 @@ class IoThread:
         if at_once and connection is not None:
             self._seen_turns = connection.turns
         if self._thread is None or self._exiting:
-            self._exiting = False
-            self._descriptors.enter()
-            self._thread = threading.Thread(target=self._main, name="dspool-client-io", daemon=True)
-            self._thread.start()
+            with shield.held():
+                self._exiting = False
+                self._descriptors.enter()
+                self._thread = threading.Thread(target=self._main, name="dspool-client-io", daemon=True)
+                self._thread.start()
         elif self._resting:
-            self._resting = False
             os.eventfd_write(self._descriptors.io_wake_fd, 1)
+            self._resting = False
 
     # --- on the thread ------------------------------------------------------------------------
 

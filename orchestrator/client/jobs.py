@@ -213,11 +213,12 @@ class OptimizationResult(Generic[T]):
             if not found:
                 raise NotFound(f"program {source!r}, which was optimized, is not deployed any more")
             name, target, pool = name or source, found[0]["target"], found[0]["pool"]
+            config = found[0].get("config")
         else:
-            target, pool = source, None
+            target, pool, config = source, None, None
         if name is None:
             raise InvalidRequest("give the deployed program a name: deploy(name=…)", path="name")
-        args = {"name": name, "target": target, "pool": pool, "state": self.program, "config": None}
+        args = {"name": name, "target": target, "pool": pool, "state": self.program, "config": config}
         found = yield Call("dspool.deploy", args)
         return ProgramVersion(**found)
 

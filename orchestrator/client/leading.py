@@ -10,6 +10,7 @@ travels together.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -26,6 +27,7 @@ from orchestrator.client.descriptors import Descriptors, drain
 from orchestrator.client.future import Future, Parked
 from orchestrator.client.iothread import IoThread
 from orchestrator.client.link import Link
+from orchestrator.client.shield import shield
 from orchestrator.errors import DspoolError
 
 _ON_TIME_EVERY_S: Final = 1.0
@@ -78,10 +80,26 @@ class Leading(ABC):
     # --- waiting ------------------------------------------------------------------------------
 
     def _drive(self, ready: Callable[[], bool], waiters: Iterable[list[Any]], until: float | None) -> bool:
-        """Lead, or sleep while another leads, until `ready` holds (checked under the lock) or `until` passes."""
+        """Lead, or sleep while another leads, until `ready` holds (checked under the lock) or `until` passes.
+
+        What a signal's handler raises leaves this when the lead is given up: nobody else notices.
+        """
         self._check_owner()
+        shielded = shield.up()
+        try:
+            return self._drive_on(ready, waiters, until, shielded)
+        finally:
+            if shielded:
+                shield.down()
+
+    def _drive_on(
+        self, ready: Callable[[], bool], waiters: Iterable[list[Any]], until: float | None, shielded: bool
+    ) -> bool:
         token = object()
         while True:
+            if shielded and shield.noted:
+                shield.down()  # nothing shared is half done here
+                shield.up()
             with self.lock:
                 if ready():
                     return True
@@ -97,13 +115,20 @@ class Leading(ABC):
                     parked = self._park(waiters)
             if leads:
                 try:
-                    self._lead(token, ready, until)
+                    self._lead(token, ready, until, shielded)
                 finally:
+                    if shielded:
+                        shield.wake = None
                     self._leave(token)
             else:
                 try:
-                    parked.sleep(-1 if until is None else max(until - time.monotonic(), 0.0))
+                    if shielded:
+                        shield.wake = functools.partial(self._wake_parked, parked)
+                    if not (shielded and shield.noted):
+                        parked.sleep(-1 if until is None else max(until - time.monotonic(), 0.0))
                 finally:
+                    if shielded:
+                        shield.wake = None
                     self._unpark(parked, waiters)
 
     def _park(self, waiters: Iterable[list[Any]]) -> Parked:
@@ -112,6 +137,10 @@ class Leading(ABC):
         for queue in waiters:
             queue.append(parked)
         return parked
+
+    def _wake_parked(self, parked: Parked) -> None:
+        with self.lock:
+            parked.wake()
 
     def _unpark(self, parked: Parked, waiters: Iterable[list[Any]]) -> None:
         with self.lock:
@@ -124,15 +153,17 @@ class Leading(ABC):
 
     # --- leading ------------------------------------------------------------------------------
 
-    def _lead(self, token: object, ready: Callable[[], bool], until: float | None) -> None:
-        """Drive the socket until `ready` holds, `until` passes, or the lead is taken away."""
+    def _lead(self, token: object, ready: Callable[[], bool], until: float | None, shielded: bool = False) -> None:
+        """Drive the socket until `ready` holds, `until` passes, a signal came, or the lead is taken away."""
         descriptors = self.descriptors
         caller = token is not self._io
         poller, wake_fd = descriptors.for_caller if caller else descriptors.for_io
         socket_fd, told = descriptors.socket_fd, False
+        if shielded:
+            shield.wake = descriptors.wake_caller
         while True:
             with self.lock:
-                if self._leader is not token or self._ended is not None:
+                if self._leader is not token or self._ended is not None or (shielded and shield.noted):
                     return
                 self._asleep = None
                 callbacks = self._turn(ready, told)
@@ -198,11 +229,13 @@ class Leading(ABC):
         return bool(self._out or self._unsent) or self.expecting()
 
     def promote(self) -> None:
-        """Let a waiting caller lead: the io thread runs callbacks, which may take their time or wait themselves."""
+        """Have a waiting caller lead: the io thread runs callbacks, which may take their time or wait themselves.
+
+        All are woken, and one takes the lead: one alone might be about to leave.
+        """
         if self._leader is None:
             for parked in self._followers:
                 parked.wake()
-                return
 
     def lead_as_io(self, io: IoThread) -> None:
         """Lead on the io thread until nothing is under way, a caller takes the lead, or callbacks are due."""
@@ -272,12 +305,17 @@ class Leading(ABC):
         return self._stirred
 
     def _flush(self) -> None:
-        if self._out:
-            self._unsent.extend(codec.encode_frames(self._out))
-            self._out.clear()
-        self._stirred = True
-        while self._unsent and self._dealer.send(self._unsent[0]) is Sent.YES:
-            self._unsent.popleft()
+        shielded = shield.up()
+        try:
+            if self._out:
+                self._unsent.extend(codec.encode_frames(self._out))
+                self._out.clear()
+            self._stirred = True
+            while self._unsent and self._dealer.send(self._unsent[0]) is Sent.YES:
+                self._unsent.popleft()
+        finally:
+            if shielded:
+                shield.down()
 
     def _tell_taken(self) -> None:
         """Say what has been read: the coordinator sends no more than a window beyond it."""

@@ -160,7 +160,7 @@ class mapping(Planned[P, T]):
 
 
 def bind_methods(client_class: type, plans: type) -> None:
-    """Give a client class a function for each plan of `plans` that it does not define itself."""
+    """Give a client class a function for each plan of `plans` that neither it nor a class above it defines."""
     for name, plan in vars(plans).items():
-        if isinstance(plan, Planned) and name not in vars(client_class):
+        if isinstance(plan, Planned) and inspect.getattr_static(client_class, name) is plan:
             setattr(client_class, name, plan.bind(client_class))

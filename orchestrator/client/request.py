@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -9,10 +10,13 @@ from typing import Any, Final, Generic, TypeVar
 from bridge.protocol import values
 from bridge.protocol.errors import BridgeError, shown
 from orchestrator.client.future import Future
-from orchestrator.errors import DspoolError, InvalidRequest, from_bridge
+from orchestrator.errors import DspoolError, InvalidRequest, SignatureError, from_bridge
+from signatures import allow
+from signatures.errors import SignatureError as BadSignature
 
 T = TypeVar("T")
 
+DSPY: Final = "dspy."  # how the operations begin that are modules of DSPy
 MAX_NAME_CHARS: Final = 200
 MAX_SECONDS: Final = 366 * 24 * 3600.0
 
@@ -62,6 +66,21 @@ def check_request(operation: str, pool: str | None, deadline_s: float | None, lm
         check_name("lm", lm)
 
 
+def check_signature(args: Any) -> None:
+    """Raise SignatureError if the `signature` among the arguments of a `dspy.…` operation is a text, and a bad one."""
+    text = args.get("signature") if isinstance(args, Mapping) else None
+    if isinstance(text, str):
+        try:
+            _accepted(text)
+        except BadSignature as exc:
+            raise SignatureError(exc.message, text=exc.text, line=exc.line, column=exc.column) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _accepted(text: str) -> None:
+    allow.check(text)
+
+
 def check_name(path: str, name: Any) -> str:
     """Return the name of a pool, a language model … as given, if it can be one."""
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS:
@@ -77,10 +96,10 @@ def check_seconds(seconds: Any) -> None:
         raise _invalid("deadline_s", "a number of seconds above 0, at most a year", seconds)
 
 
-def check_count(path: str, value: Any) -> int:
-    """Return a whole number above 0. Raises InvalidRequest."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _invalid(path, "a whole number above 0", value)
+def check_count(path: str, value: Any, most: int | None = None) -> int:
+    """Return a whole number above 0, at most `most`. Raises InvalidRequest."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+        raise _invalid(path, "a whole number above 0" if most is None else f"a whole number from 1 to {most}", value)
     return value
 
 

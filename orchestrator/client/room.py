@@ -7,17 +7,23 @@ from collections.abc import Callable
 from typing import Final
 
 _KEPT_ROUTES: Final = 1024
+# A route's window grows by a row after so many replies, and is never halved below this.
+_CALM_REPLIES: Final = 8
+_LEAST_ROWS: Final = 64
 
 
 class Route:
     """What rows are counted by: one operation in one pool. A busy operation does not hold up another."""
 
-    __slots__ = ("operation", "pool", "rows")
+    __slots__ = ("calm", "operation", "pool", "rows", "shrunk_at", "window_rows")
 
-    def __init__(self, operation: str, pool: str) -> None:
+    def __init__(self, operation: str, pool: str, window_rows: int = 0) -> None:
         self.operation = operation
         self.pool = pool
         self.rows = 0  # unanswered
+        self.window_rows = window_rows  # how many may be
+        self.calm = 0  # replies since it last grew
+        self.shrunk_at = 0  # the highest request id sent when it last shrank
 
 
 class Room:
@@ -26,7 +32,8 @@ class Room:
     def __init__(self, max_in_flight: int, window_rows: int) -> None:
         self.rows = 0  # unanswered, in all
         self._max_in_flight = max_in_flight
-        self._window_rows = window_rows
+        self._window_rows = window_rows  # of a route, to begin with
+        self._least_rows = min(window_rows, _LEAST_ROWS)
         self._routes: dict[tuple[str, str], Route] = {}
         # Who waits for room, first come, first served.
         self.wanting: dict[Route, deque[tuple[int, Callable[[], object]]]] = {}
@@ -39,29 +46,63 @@ class Room:
         # Of many names only those with rows under way are worth their memory.
         if len(self._routes) >= _KEPT_ROUTES:
             self._routes = {key: route for key, route in list(self._routes.items()) if route.rows}
-        return self._routes.setdefault((operation, pool), Route(operation, pool))
+        return self._routes.setdefault((operation, pool), Route(operation, pool, self._window_rows))
 
-    def fits(self, route: Route, rows: int) -> bool:
-        """Return whether `rows` more may be under way. What is alone on its route always may, whatever its rows."""
-        if self.rows and self.rows + rows > self._max_in_flight:
+    def fits(self, route: Route, rows: int, promised: int = 0) -> bool:
+        """Return whether `rows` more, besides those promised to others of the route, may be under way.
+
+        What is alone on its route always may, whatever its rows.
+        """
+        if promised:
+            rows += promised
+        elif not route.rows:
+            return not self.rows or self.rows + rows <= self._max_in_flight
+        if self.rows + rows > self._max_in_flight:
             return False
-        return not route.rows or route.rows + rows <= self._window_rows
+        return route.rows + rows <= route.window_rows
 
     def free(self, route: Route, rows: int) -> None:
         """Take settled rows off the books."""
         self.rows -= rows
         route.rows -= rows
 
+    def grow(self, route: Route) -> None:
+        """Take note of a reply from a pool that has room in its queue."""
+        route.calm += 1
+        if route.calm >= _CALM_REPLIES:
+            route.calm = 0
+            if route.window_rows < self._max_in_flight:
+                route.window_rows += 1
+
+    def shrink(self, route: Route, request_id: int, last_id: int) -> None:
+        """Take note of a reply from a pool whose queue is more than half full. last_id: the highest id sent.
+
+        Requests that were under way when the window shrank say nothing new: it shrinks once per round trip.
+        """
+        route.calm = 0
+        if request_id > route.shrunk_at:
+            route.shrunk_at = last_id
+            route.window_rows = min(route.window_rows, max(route.window_rows // 2, self._least_rows))
+
     def want(self, route: Route, rows: int, notify: Callable[[], object]) -> None:
         """Have `notify` called when that many rows fit."""
         self.wanting.setdefault(route, deque()).append((rows, notify))
+
+    def withdraw(self, route: Route, notify: Callable[[], object]) -> None:
+        """Forget who wanted room, told of it or not."""
+        queue = self.wanting.get(route)
+        if queue is not None:
+            queue = self.wanting[route] = deque(one for one in queue if one[1] is not notify)
+            if not queue:
+                del self.wanting[route]
+        self.offer()
 
     def offer(self) -> None:
         """Notify those for whom there is room now."""
         for route in list(self.wanting):
             queue = self.wanting[route]
             promised = 0  # to those just told, who have not sent yet
-            while queue and self.fits(route, promised + queue[0][0]):
+            while queue and self.fits(route, queue[0][0], promised):
                 rows, notify = queue.popleft()
                 promised += rows
                 notify()

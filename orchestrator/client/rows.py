@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from bridge.protocol.values import split_values
 from orchestrator.client.future import Future
+from orchestrator.client.progress import Progress
 from orchestrator.errors import DspoolError
 
 MAX_CHUNK: Final = 64
+# What a coordinator takes in one request.
+MAX_ROWS: Final = 1024
 # A chunk is to cost this much, so that its overhead is small and several workers stay busy.
 TARGET_MS: Final = 4.0
 # Arguments of one request; also keeps its answer, of about the same size, below the limits.
@@ -50,39 +55,57 @@ class Chunker:
 
 
 class Chunk:
-    """Rows that travel together. A row that could not be encoded is its error; the others share a future."""
+    """Rows that travel together. A row that could not be encoded is its error; the others share a future.
 
-    __slots__ = ("future", "outcomes", "payloads", "sent")
+    Those of which the reply says that they were not run share the next one.
+    """
+
+    __slots__ = ("_answers", "done", "future", "outcomes", "payloads", "sent", "until")
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []  # of one row or of several
         self.sent = 0  # rows in the payloads
         self.outcomes: list[Any] = []  # an error, or None for a row that is sent
         self.future: Future | None = None
+        self.done: Callable[[object], object] | None = None  # called when the future is settled
+        self.until: float | None = None  # the deadline, monotonic
+        self._answers: list[Any] = []  # to rows that were sent before
 
     @property
     def rows(self) -> int:
         """How many rows of the input it stands for."""
         return len(self.outcomes)
 
-    def done(self) -> bool:
-        """Return whether every row has its outcome."""
-        return self.future is None or self.future.done()
+    def settled(self) -> bool:
+        """Return whether there is something to collect, or nothing was to be sent."""
+        return not self.sent if self.future is None else self.future.done()
 
-    def results(self) -> list[Any]:
-        """Return a value or a DspoolError for each row, in their order. Only when done."""
-        if self.future is None:
-            return self.outcomes
-        sent = self.sent
-        error = self.future.exception()
+    def collect(self) -> int:
+        """Take in the answers that came. Return to how many rows; `sent` is how many must be sent again."""
+        sent, future = self.sent, self.future
+        if future is None:
+            return 0
+        error = future.exception()
         if error is not None:
             answers: list[Any] = [error] * sent
         else:
-            value = self.future.result()
+            value = future.result()
             answers = [value] if sent == 1 else value
-            if len(answers) != sent:
+            if not 0 < len(answers) <= sent:
                 answers = [DspoolError(f"{sent} rows were sent, {len(answers)} answers came")] * sent
-        if sent == len(self.outcomes):
+        self._answers = self._answers + answers if self._answers else answers
+        count = len(answers)
+        if count < sent:
+            payloads = self.payloads if len(self.payloads) == sent else split_values(self.payloads[0], sent)
+            self.payloads = payloads[count:]
+        self.sent = sent - count
+        self.future = None
+        return count
+
+    def results(self) -> list[Any]:
+        """Return a value or a DspoolError for each row, in their order. Only when all is collected."""
+        answers = self._answers
+        if len(answers) == len(self.outcomes):
             return answers
         remaining = iter(answers)
         return [next(remaining) if outcome is None else outcome for outcome in self.outcomes]
@@ -148,28 +171,32 @@ class Window:
         size = self._chunker.size
         return size if not self._rows or self._rows + size <= self._limit else 0
 
-    def add(self, chunk: Chunk) -> Callable[[object], object]:
-        """Add a chunk; return what is to be called, from any thread, when it is done."""
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk; its `done` is to be called, from any thread, when its future is settled."""
         number = self._added = self._added + 1
         self._chunks[number] = chunk
         self._rows += chunk.rows
-        return lambda _: self._finished.append(number)
+        chunk.done = lambda _: self._finished.append(number)
 
     def ready(self) -> bool:
         """Return whether `take` has a chunk."""
         if self._ordered:
-            return bool(self._chunks) and next(iter(self._chunks.values())).done()
+            return bool(self._chunks) and next(iter(self._chunks.values())).settled()
         return bool(self._finished)
 
     def take(self) -> Chunk | None:
-        """Return the next chunk that is done, None if there is none."""
+        """Return the next chunk that is settled, None if there is none. One with rows to send again stays."""
         if not self.ready():
             return None
-        chunk = self._chunks.pop(next(iter(self._chunks)) if self._ordered else self._finished.popleft())
-        self._rows -= chunk.rows
+        number = next(iter(self._chunks)) if self._ordered else self._finished.popleft()
+        chunk = self._chunks[number]
         reply = chunk.future.reply if chunk.future is not None else None
+        answered = chunk.collect()
         if reply is not None:
-            self._chunker.observe(chunk.sent, reply.run_ms)
+            self._chunker.observe(answered, reply.run_ms)
+        if not chunk.sent:
+            del self._chunks[number]
+            self._rows -= chunk.rows
         return chunk
 
     def waiters(self) -> list[list[Any]]:
@@ -192,10 +219,10 @@ class RowMap:
 
     def __init__(
         self, plan: MapPlan, max_in_flight: int, *, encode: Callable[[Any], bytes],
-        send: Callable[[bytes, int, Callable[[object], object]], Future], has_room: Callable[[int], bool],
+        send: Callable[[bytes, int, float | None, Callable[[object], object]], Future], has_room: Callable[[int], bool],
         encode_rows: Callable[[list[Any]], bytes | None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """Send with `send(payload, rows, notify)`; `notify` is called, on any thread, when its future is settled.
+        """Send with `send(payload, rows, deadline_s, notify)`; `notify` is called, on any thread, when it is settled.
 
         encode_rows: encodes rows in one go, or returns None: then each is encoded by itself.
         """
@@ -206,12 +233,28 @@ class RowMap:
         self._exhausted = False
         self._unsent: deque[Chunk] = deque()
 
+    def values(self) -> Generator[Iterable[Any] | None, None, None]:
+        """Yield what `steps` does, as the plan has it: errors raised or not, progress told, the rest cancelled."""
+        plan = self._plan
+        with Progress(plan.fields["operation"], plan.rows, shown=plan.progress) as progress:
+            try:
+                for outcomes in self.steps():
+                    if outcomes is None:
+                        yield None
+                        continue
+                    yield raising(outcomes) if plan.raises else outcomes
+                    progress.advance(len(outcomes))
+            finally:
+                self.cancel()
+
     def steps(self) -> Iterator[list[Any] | None]:
         """Yield the outcomes of a chunk, or None: wait until `window.ready()` (or for room, where there was none)."""
         while True:
             self._fill()
             chunk = self.window.take()
-            if chunk is not None:
+            if chunk is not None and chunk.sent:
+                self._unsent.appendleft(chunk)
+            elif chunk is not None:
                 yield chunk.results()
             elif self.window.empty and self._exhausted and not self._unsent:
                 return
@@ -228,12 +271,20 @@ class RowMap:
                 self._unsent.extend(chunk for chunk in chunks if chunk.rows)
             if not self._unsent or not self._has_room(self._unsent[0].sent):
                 return
-            chunk = self._unsent.popleft()
-            done = self.window.add(chunk)
-            if chunk.sent:
-                chunk.future = self._send(b"".join(chunk.payloads), chunk.sent, done)
-            else:
-                done(None)
+            self._start(self._unsent.popleft())
+
+    def _start(self, chunk: Chunk) -> None:
+        deadline_s = self._plan.deadline_s
+        if chunk.done is None:
+            self.window.add(chunk)
+            chunk.until = None if deadline_s is None else time.monotonic() + deadline_s
+        elif chunk.until is not None:
+            deadline_s = max(chunk.until - time.monotonic(), 0.001)
+        assert chunk.done is not None
+        if chunk.sent:
+            chunk.future = self._send(b"".join(chunk.payloads), chunk.sent, deadline_s, chunk.done)
+        else:
+            chunk.done(None)
 
     def cancel(self) -> None:
         """Cancel what is under way."""

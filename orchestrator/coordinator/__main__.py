@@ -1,7 +1,8 @@
 """The coordinator's process: read the start order, bind, run the reactor, leave nothing behind.
 
 Descriptors by number: `--spec-fd` a memory file with the start order (JSON), `--ready-fd` where JSON lines tell how the
-start goes, `--lifeline-fd` whose EOF means that the owner is gone (each of the last two may be absent).
+start goes, `--lifeline-fd` whose EOF means that the owner is gone, unless a byte came first: then nobody owns this
+coordinator any more (each of the last two may be absent).
 """
 
 from __future__ import annotations
@@ -187,11 +188,19 @@ def _run(
 def _watch_owner(reactor: Reactor, lifeline_fd: int | None, owner_pid: int) -> None:
     """Two ways to notice: a fork of the owner may keep the lifeline open, a pid namespace may hide the owner."""
     if lifeline_fd is not None:
-        reactor.watching.add(lifeline_fd, lambda now: reactor.owner_gone("lifeline"))
+        reactor.watching.add(lifeline_fd, lambda now: _hear_owner(reactor, lifeline_fd))
     if owner_pid:
         pidfd = open_pidfd(owner_pid)
         if pidfd is not None:
             reactor.watching.add_pidfd(pidfd, lambda now: reactor.owner_gone("pidfd"))
+
+
+def _hear_owner(reactor: Reactor, lifeline_fd: int) -> None:
+    if os.read(lifeline_fd, 1):
+        reactor.watching.remove(lifeline_fd)
+        os.close(lifeline_fd)
+    else:
+        reactor.owner_gone("lifeline")
 
 
 def _raise_descriptor_limit() -> None:

@@ -81,7 +81,7 @@ class Clients:
             if self.peers.is_muted(peer):
                 continue
             self.outbox.heard(peer, now)
-            decoded = decode(frames[1:], limits.message_bytes)
+            decoded = decode(frames[1:], limits.message_bytes, header_bytes=limits.header_bytes)
             for message in decoded.messages:
                 if type(message) is Request:
                     handle(message, now, peer)

@@ -10,6 +10,7 @@ import msgspec
 
 from bridge.protocol.errors import INVALID_REQUEST, BridgeError, not_found, shown
 from bridge.protocol.messages import Program
+from bridge.protocol.names import is_taken
 from bridge.protocol.values import encode_value
 from pools.core.events import ProgramDeployed
 
@@ -17,9 +18,6 @@ LOAD_OPERATION: Final = "programs.load"
 LOAD_DEADLINE_S: Final = 120.0
 _KEYS: Final = ("name", "target", "pool", "state", "config")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
-# What a program's name must not hide: the built-in operations, those of later versions included.
-_TAKEN_NAMES: Final = frozenset({"ping", "echo", "sleep", "template", "validate", "embed", "optimize"})
-_TAKEN_PREFIXES: Final = ("dspool.", "dspy.", "fault.", "metrics.", "programs.", "jobs.", "pipelines.")
 
 
 class Deployed(msgspec.Struct, frozen=True):
@@ -32,6 +30,7 @@ class Deployed(msgspec.Struct, frozen=True):
     target: Any
     inputs: list[str]
     outputs: list[str]
+    config: dict[str, Any] | None = None
 
 
 class Programs:
@@ -49,7 +48,7 @@ class Programs:
         name = args.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise _invalid("name", f"{shown(name)} is no program name (letters, digits, _ . -; up to 100)")
-        if name in _TAKEN_NAMES or name.startswith(_TAKEN_PREFIXES):
+        if is_taken(name):
             raise _invalid("name", f"{name!r} is a built-in operation's name")
         pool = args.get("pool") or "general"
         if not isinstance(pool, str):
@@ -65,7 +64,10 @@ class Programs:
         state = args.get("state")
         if state is not None and not isinstance(state, dict):
             raise _invalid("state", "a program's state is a mapping, as dspy's dump_state returns it")
-        return {"name": name, "target": target, "state": state, "config": args.get("config"), "pool": pool}
+        config = args.get("config")
+        if config is not None and not (isinstance(config, dict) and all(isinstance(key, str) for key in config)):
+            raise _invalid("config", f"a program's config is a mapping with text keys, got {shown(config)}")
+        return {"name": name, "target": target, "state": state, "config": config, "pool": pool}
 
     def deployed(self, spec: Mapping[str, Any], loaded: Mapping[str, Any]) -> tuple[Deployed, ProgramDeployed]:
         """Enter a program that a worker has loaded; return its row and the event for the fleet."""
@@ -82,6 +84,7 @@ class Programs:
             target=spec["target"],
             inputs=list(loaded.get("inputs") or []),
             outputs=list(loaded.get("outputs") or []),
+            config=spec["config"],
         )
         self._programs[name] = row
         payload = encode_value({**spec, "version": version, "sha256": sha256})

@@ -31,7 +31,7 @@ class Watching:
         self._epoll.unregister(fd)
 
     def add_pidfd(self, pidfd: int, on_end: Handler) -> None:
-        """Call `on_end(now)` when the process has ended. Asked again: the number may be another descriptor's by then."""
+        """Call `on_end(now)` when the process has ended. Asked again: the number may be another's by then."""
 
         def look(now: float) -> None:
             if select.select([pidfd], [], [], 0)[0]:

@@ -85,6 +85,12 @@ class Workers:
         if not self._births.admits(hello):
             self._answer(peer, self.peers.misbehaved(peer, "a Hello without a valid token"))
             return False
+        if hello.package_version not in ("", self._identity.version):
+            # It speaks this protocol; what it does may still be what another version does.
+            self._log.warning(
+                "worker_version_differs", worker=hello.worker_id, worker_version=hello.package_version,
+                version=self._identity.version,
+            )  # fmt: skip
         self._answer(peer, [welcome(self._identity, self._settings, 0)])
         self._fleet.handle(hello, now, peer)
         return self._fleet.knows_worker(peer)

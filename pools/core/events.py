@@ -123,19 +123,6 @@ class Drain(msgspec.Struct, frozen=True):
     budget_s: float
 
 
-FleetEvent = (
-    WorkerLaunched
-    | WorkerDied
-    | WorkerExited
-    | ProtocolBroken
-    | ClientConnected
-    | ClientGone
-    | ProgramDeployed
-    | ProgramRemoved
-    | Tick
-    | Drain
-)
-
 # --- effects --------------------------------------------------------------------------------------
 
 

@@ -156,11 +156,6 @@ class Fleet:
         """Whether this backend peer is a worker that said Hello and still lives."""
         return peer in self._tables.workers_by_peer
 
-    def worker_peer(self, worker_id: str) -> Peer:
-        """Return the backend peer of a living worker, b"" if it has none yet."""
-        worker = self._tables.workers.get(worker_id)
-        return worker.peer if worker is not None else b""
-
     def pool_names(self) -> list[str]:
         """Return the pools' names."""
         return list(self._tables.pools)

@@ -11,18 +11,26 @@ from pools.launch.nanny import LIFELINE_FD, SLOTS_FD, SPEC_FD
 
 PACKAGES_ROOT = Path(__file__).resolve().parents[2]
 
-# Another interpreter need not have these packages, or may have others of that name. Where they are missing their root
-# goes to the end of the path, so that the interpreter's own packages win over those that happen to lie beside ours.
-_BOOT = """\
-import importlib.util, os, runpy, sys
+# Code that takes the packages' root from sys.argv[1] and sees to it that ours are found there. Another interpreter need
+# not have them, and a user's folder may have others of these names. Where none is there the root goes to the end of the
+# path, so that the interpreter's own packages win over those that happen to lie beside ours.
+FIND_PACKAGES = """\
+import importlib.util, os, sys
 root = sys.argv.pop(1)
-found = importlib.util.find_spec("bridge")
-if found is None:
+found = [importlib.util.find_spec(name) for name in ("signatures", "bridge", "pools", "orchestrator")]
+homes = [os.path.join(os.path.dirname(each.origin), os.pardir) for each in found if each and each.origin]
+if not any(found):
     sys.path.append(root)
-elif not found.origin or not os.path.samefile(os.path.join(os.path.dirname(found.origin), os.pardir), root):
+elif len(homes) < len(found) or not all(os.path.samefile(home, root) for home in homes):
     sys.path.insert(0, root)
+"""
+_BOOT = (
+    FIND_PACKAGES
+    + """\
+import runpy
 runpy.run_module("bridge.worker", run_name="__main__", alter_sys=True)
 """
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator import Client, Orchestrator, errors
+from orchestrator.client.future import Future
 from tests.support.acceptance import (
+    LISTENER,
     MARKER,
     ROOT,
     SOON_S,
@@ -160,12 +162,18 @@ def test_queued_work_is_cancelled_and_never_runs(client: Client, tmp_path: Path)
     assert marks(evidence) == [0, 10]
 
 
-def test_running_work_is_asked_to_stop_and_stops(client: Client) -> None:
-    future = client.submit("sleep", {"seconds": 60.0})
-    await_under_way(client, 1)
+def started(client: Client, target: str, evidence: Path, seconds: float) -> Future:
+    """Return the future of a program that has begun to run."""
+    client.deploy("started", target)
+    future = client.submit("started", mark(evidence, 1, seconds))
+    wait_until(lambda: marks(evidence) == [1], SOON_S, "the call's start")
+    return future
+
+
+def test_running_work_is_asked_to_stop_and_stops(client: Client, tmp_path: Path) -> None:
+    future = started(client, LISTENER, tmp_path / "marks", 60.0)
     began = time.monotonic()
-    asked = future.cancel()
-    outcome = asked.outcome(SOON_S)
+    outcome = future.cancel().outcome(SOON_S)
     assert (outcome.stage, outcome.how, bool(outcome)) == ("running", "cooperative", True)
     with pytest.raises(errors.Cancelled):
         future.result(SOON_S)
@@ -173,23 +181,21 @@ def test_running_work_is_asked_to_stop_and_stops(client: Client) -> None:
     assert time.monotonic() - began < 5.0
 
 
-def test_work_that_does_not_listen_is_not_cancelled_by_asking(client: Client) -> None:
-    future = client.submit("fault.hang", {"seconds": 0.8})
-    await_under_way(client, 1)
-    client.ping()
+def test_work_that_does_not_listen_goes_on_and_cancel_does_not_wait(client: Client, tmp_path: Path) -> None:
+    future = started(client, MARKER, tmp_path / "marks", 0.8)
     began = time.monotonic()
     asked = future.cancel()
     assert not asked
-    assert time.monotonic() - began < 0.5  # cancel never waits
+    assert time.monotonic() - began < 0.5
     with pytest.raises(TimeoutError):
         asked.outcome(0.05)
+    outcome = asked.outcome(SOON_S)
+    assert (outcome.how == "cooperative") == future.cancelled()
+    assert (outcome.how == "none") == (future.exception(0) is None)
 
 
-def test_a_forced_cancellation_kills_the_worker_and_the_pool_is_full_again(client: Client) -> None:
-    future = client.submit("fault.hang", {"seconds": 60.0})
-    await_under_way(client, 1)
-    wait_until(lambda: [row for row in client.workers() if row["in_flight"]], SOON_S, "the hang in a worker")
-    client.execute("sleep", {"seconds": 0.1})
+def test_a_forced_cancellation_kills_the_worker_and_the_pool_is_full_again(client: Client, tmp_path: Path) -> None:
+    future = started(client, MARKER, tmp_path / "marks", 60.0)
     outcome = future.cancel(force=True).outcome(SOON_S)
     assert (outcome.stage, outcome.how, bool(outcome)) == ("running", "killed", True)
     with pytest.raises(errors.Cancelled):
@@ -263,24 +269,23 @@ def test_under_load_accepted_is_always_settled_queued_and_in_flight(orc: Orchest
         mixed += [client.submit("sleep", {"seconds": 0.01 * number}) for number in range(30)]
         mixed += [client.submit("sleep", {"seconds": 60.0}, deadline_s=0.2) for _ in range(20)]
         cancelled = [client.submit("sleep", {"seconds": 60.0}) for _ in range(50)]
-        mixed += [client.submit("echo", number) for number in range(1000)]
-        rows = list(client.map("echo", range(1000)))
+        seen.append(client.stats()["requests"])  # more is accepted than the workers hold
         for future in cancelled:
             future.cancel()
+        mixed += [client.submit("echo", number) for number in range(1000)]
+        rows = list(client.map("echo", range(1000)))
         concurrent.futures.wait([*mixed, *cancelled], SOON_S)
     finally:
         over.set()
         thread.join(SOON_S)
+        assert not thread.is_alive()
     assert rows == list(range(1000))
-    seen.append(client.stats()["requests"])
     wrong = [row for row in seen if row["accepted"] != row["settled"] + row["queued"] + row["in_flight"]]
     assert wrong == []
-    assert len(seen) >= 20
-    assert any(row["queued"] for row in seen)
-    assert any(row["in_flight"] for row in seen)
-    for name in ("accepted", "settled"):
-        counts = [row[name] for row in seen]
-        assert counts == sorted(counts)
+    assert len(seen) >= 10
+    assert any(row["queued"] and row["in_flight"] for row in seen)
+    seen.append(client.stats()["requests"])
+    assert (seen[-1]["queued"], seen[-1]["in_flight"]) == (0, 0)
     assert seen[-1]["accepted"] - before["accepted"] == len(mixed) + len(cancelled) + len(rows)
     assert seen[-1]["cancelled"] - before["cancelled"] == len(cancelled)
 
@@ -299,7 +304,7 @@ def test_stats_tell_of_every_pool(client: Client) -> None:
 
 def test_importing_orchestrator_loads_nothing_heavy() -> None:
     code = (
-        "import json, sys, orchestrator; "
+        "import json, sys; from orchestrator import AsyncClient, Client, Orchestrator, connect, errors; "
         "print(json.dumps([m for m in ('dspy', 'pydantic', 'numpy', 'typer', 'yaml', 'rich') if m in sys.modules]))"
     )
     with Script(code, PYTHONPATH=str(ROOT)) as script:

@@ -363,7 +363,14 @@ def test_map_that_ends_early_cancels_what_is_under_way(client: Client) -> None:
 
 
 def test_map_checks_before_it_reads(client: Client) -> None:
-    for arguments in ({"on_error": "skip"}, {"chunk": 0}, {"chunk": "big"}, {"window": 0}, {"deadline_s": -1}):
+    for arguments in (
+        {"on_error": "skip"},
+        {"chunk": 0},
+        {"chunk": 1025},
+        {"chunk": "big"},
+        {"window": 0},
+        {"deadline_s": -1},
+    ):
         with pytest.raises(errors.InvalidRequest):
             client.map("echo", [1], **arguments)  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidRequest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from bridge.protocol.messages import (
     Taken,
 )
 from bridge.protocol.values import encode_value
+from tests.support import coordinator as support
 from tests.support.coordinator import CoordinatorProcess, WireClient, code_of, gone, value_of
 from tests.support.waiting import wait_until
 
@@ -216,6 +218,31 @@ def test_a_stranger_at_the_backend_is_no_worker(coordinator: CoordinatorProcess,
         stats = client.call("dspool.stats")
         assert stats["pools"]["general"]["ready"] == 1
         assert stats["wire"]["malformed"] >= 3
+
+
+def test_a_worker_of_another_version_is_told_of(run_dirs: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_dirs()
+    for package in ("signatures", "bridge", "pools", "orchestrator"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(support.ROOT, package), folder / "site" / package, ignore=ignored)
+    metadata = folder / "site" / "dspool-9.9.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: dspool\nVersion: 9.9\n")
+    monkeypatch.setattr(support, "ROOT", str(folder / "site"))
+    with CoordinatorProcess(folder) as process:
+        process.next_report()
+        with WireClient(process.endpoint) as client:
+            assert client.call("dspool.stats")["version"] == "9.9"
+            # The package is upgraded under the running coordinator: the next life of a place runs the new one.
+            metadata.write_text("Metadata-Version: 2.1\nName: dspool\nVersion: 9.10\n")
+            psutil.Process(client.call("ping")["pid"]).kill()
+            wait_until(lambda: client.call("ping")["worker"] == "general-1.2", 20.0, "the next life")
+        process.process.send_signal(signal.SIGTERM)
+        _, log = process.process.communicate(timeout=20)
+    told = [line for line in log.splitlines() if "worker_version_differs" in line]
+    assert len(told) == 1, log
+    for part in ("general-1.2", "9.10", "9.9"):
+        assert part in told[0]
 
 
 # --- cancellation and books ---------------------------------------------------------------------------

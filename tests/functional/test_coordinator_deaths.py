@@ -6,8 +6,8 @@ import asyncio
 import concurrent.futures
 import json
 import os
+import queue
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,11 +46,9 @@ def by_result(client: Client) -> Any:
 
 
 def by_callback(client: Client) -> Any:
-    settled: list[concurrent.futures.Future[Any]] = []
-    told = threading.Event()
-    client.submit("sleep", HELD).add_done_callback(lambda future: (settled.append(future), told.set()))
-    assert told.wait(SOON_S)
-    return settled[0].result(0)
+    settled: queue.SimpleQueue[concurrent.futures.Future[Any]] = queue.SimpleQueue()
+    client.submit("sleep", HELD).add_done_callback(settled.put)
+    return settled.get(timeout=SOON_S).result(0)
 
 
 def by_as_completed(client: Client) -> Any:
@@ -166,7 +164,7 @@ def test_a_killed_private_coordinator_is_noticed_by_its_owner_and_replaced_on_th
     run_dirs: Callable[[], Path],
 ) -> None:
     folder = run_dirs()
-    settings = {"pools": pools(), "run_dir": str(folder / "r"), "data_dir": str(folder / "d")}
+    settings: dict[str, Any] = {"pools": pools(), "run_dir": str(folder / "r"), "data_dir": str(folder / "d")}
     with Orchestrator(**settings) as first:
         client = first.client()
         family = Family.of(first.pid)
@@ -213,7 +211,7 @@ thread.join()
 @pytest.mark.parametrize("code", [_PLAIN, _FORKED, _THREAD], ids=["plain", "with a forked child", "from a thread"])
 def test_a_killed_owner_leaves_nobody(code: str, run_dirs: Callable[[], Path], tmp_path: Path) -> None:
     evidence = tmp_path / "marks"
-    settings = {"pools": pools(), "faults": True, "data_dir": str(run_dirs() / "d")}
+    settings: dict[str, Any] = {"pools": pools(), "faults": True, "data_dir": str(run_dirs() / "d")}
     with Script(code, json.dumps(settings), TMPDIR=str(run_dirs())) as owner:
         pid, endpoint, child = owner.said()
         try:

@@ -1,4 +1,4 @@
-"""`optimize` through the public client, on the bundled tickets: what it tells on the way, what it gains, how it ends."""
+"""`optimize` through the public client on the bundled tickets: what it tells, what it gains, how it ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def accuracy(client: Client, program: str) -> float:
     """Return the share of the test tickets that a deployed program sends to the right team, in percent."""
     tickets = rows("test")
     found = client.map(program, [{"ticket": ticket["ticket"]} for ticket in tickets])
-    return 100.0 * sum(got.team == ticket["team"] for got, ticket in zip(found, tickets, strict=True)) / len(tickets)
+    right = [bool(got.team == ticket["team"]) for got, ticket in zip(found, tickets, strict=True)]
+    return 100.0 * sum(right) / len(right)
 
 
 def optimize(client: Client, program: str = "tickets", **options: Any) -> Any:

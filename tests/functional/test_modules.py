@@ -82,6 +82,12 @@ def test_best_of_n_raises_when_every_attempt_fails(ops: Operations, n: int) -> N
         assert "no field 'anser'" in error.message
 
 
+def test_a_metric_that_needs_a_label_is_no_reward(ops: Operations) -> None:
+    message = refused(ops, "dspy.BestOfN", {**QA, "options": {"reward": "exact:answer"}}).message
+    for part in ("has none", "filled:FIELD", "concise:FIELD", "import path"):
+        assert part in message
+
+
 # DSPy's own module uses an argument that it has deprecated.
 @pytest.mark.filterwarnings("ignore:The 'prefix' argument:DeprecationWarning")
 def test_multi_chain_comparison(ops: Operations) -> None:
@@ -138,6 +144,7 @@ def test_every_problem_of_the_inputs_is_told(ops: Operations, inputs: Any, probl
         ("dspy.ReAct", {"tools": ["os.path:isdir", "os.path:isdir"]}, "options.tools[1]"),
         ("dspy.BestOfN", {}, "options.reward"),
         ("dspy.BestOfN", {"reward": "best"}, "options.reward"),
+        ("dspy.BestOfN", {"reward": "exact:answer"}, "options.reward"),
         ("dspy.BestOfN", {"reward": "filled:answer", "N": "3"}, "options.N"),
         ("dspy.BestOfN", {"reward": "filled:answer", "module": "dspy.ReAct"}, "options.module"),
         ("dspy.MultiChainComparison", {"M": 0}, "options.M"),

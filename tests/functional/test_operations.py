@@ -68,6 +68,7 @@ def test_arguments_unknown_missing_or_no_mapping(ops: Operations) -> None:
     assert "did you mean seconds" in refused(ops, "sleep", {"secnds": 1}).message
     assert "sleep needs seconds" in refused(ops, "sleep", {}).message
     assert "takes a mapping" in refused(ops, "sleep", [1]).message
+    assert "ping takes no pool" in refused(ops, "ping", {"pool": "general"}).message
 
 
 @pytest.mark.parametrize(

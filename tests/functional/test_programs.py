@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.protocol.messages import Program
+from bridge.protocol.names import is_taken
 from bridge.protocol.values import Prediction
 from bridge.worker.call import Call, CallStopped
 from bridge.worker.operations import Operations
@@ -239,6 +240,11 @@ def test_a_failed_import_comes_with_its_root_traceback(
 def test_a_failed_package_import(ops: Operations) -> None:
     error = refused(ops, "programs.load", {"target": "no_such_package.programs:QA"})
     assert (error.code, error.details["type"]) == ("REMOTE_ERROR", "ModuleNotFoundError")
+
+
+def test_every_built_in_operation_is_a_taken_name(ops: Operations) -> None:
+    assert {"ping", "dspy.Predict", "programs.load", "optimize"} <= ops._built_in.keys()
+    assert [name for name in ops._built_in if not is_taken(name)] == []
 
 
 @pytest.mark.parametrize("name", ["echo", "optimize", "dspy.Mine", "dspool.mine", "fault.mine", ""])

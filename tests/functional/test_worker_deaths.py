@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,12 @@ def settled_at(futures: list[Future]) -> dict[int, float]:
     """Return when each future settles (monotonic), by request id, filled in as it happens."""
     times: dict[int, float] = {}
     for future in futures:
-        future.add_done_callback(lambda done, name=future.request_id: times.setdefault(name, time.monotonic()))
+        future.add_done_callback(partial(_note_time, times, future.request_id))
     return times
+
+
+def _note_time(times: dict[int, float], name: int, _: object) -> None:
+    times[name] = time.monotonic()
 
 
 def test_a_worker_killed_in_mid_call_costs_only_what_it_was_running(client: Client, tmp_path: Path) -> None:
@@ -132,6 +137,7 @@ def test_rows_of_a_map_are_lost_with_their_worker_and_the_others_come(client: Cl
     rows = [mark(evidence, number, 0.3) for number in range(12)]
     found = client.map("marker", rows, chunk=1, on_error="yield", window=12)
     first = next(found)
+    wait_until(lambda: len(marks(evidence)) >= 4 * SLOTS, SOON_S, "every slot at its second row")
     (victim, *_) = [row for row in living(client).values() if row["in_flight"]]
     os.kill(victim["pid"], signal.SIGKILL)
     outcomes = [first, *found]

@@ -19,6 +19,7 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = f"{ROOT}/tests/support/programs/marker.py:Marker"
+LISTENER = f"{ROOT}/tests/support/programs/marker.py:Listener"
 SPAWNER = f"{ROOT}/tests/support/programs/spawner.py:Spawner"
 # Far beyond what anything takes; where it is reached, something hangs.
 SOON_S = 20.0
@@ -40,8 +41,8 @@ class Script:
 
     def __init__(self, code: str, *arguments: str, **environ: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            env={**os.environ, **environ},
+            [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env={**os.environ, **environ},
         )  # fmt: skip
 
     def said(self) -> Any:

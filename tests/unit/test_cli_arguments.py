@@ -81,3 +81,13 @@ def test_a_target_is_text_or_a_mapping() -> None:
     assert parse_target(' {"module": "dspy.Predict"}') == {"module": "dspy.Predict"}
     with pytest.raises(InvalidRequest, match="no JSON"):
         parse_target("{module}")
+
+
+def test_what_is_nested_too_deep_is_refused_by_name() -> None:
+    deep = "[" * 60_000
+    with pytest.raises(InvalidRequest, match=r"^x is nested too deep"):
+        parse_pairs([f"x={deep}"])
+    with pytest.raises(InvalidRequest, match=r"^--args is nested too deep"):
+        read_args(deep, [])
+    with pytest.raises(InvalidRequest, match=r"^the target is nested too deep"):
+        parse_target(f'{{"module": {deep}')

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import signatures.allow
+import signatures.errors
 from bridge.protocol.errors import BridgeError, encode_error
 from bridge.protocol.messages import ERROR, Event, Reply
 from bridge.protocol.values import Prediction, encode_value
@@ -23,8 +25,16 @@ from orchestrator.client.dataset import read_rows
 from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outcome
 from orchestrator.client.jobs import MAX_EVENTS, EventLog, OptimizationResult, read_result
 from orchestrator.client.remote import Planned
-from orchestrator.client.request import Call, encode_args, request_fields
-from orchestrator.errors import Cancelled, DspoolError, InvalidRequest, TooLarge, Unavailable, WorkerLost
+from orchestrator.client.request import Call, check_signature, encode_args, request_fields
+from orchestrator.errors import (
+    Cancelled,
+    DspoolError,
+    InvalidRequest,
+    SignatureError,
+    TooLarge,
+    Unavailable,
+    WorkerLost,
+)
 
 
 class Line:
@@ -100,6 +110,36 @@ def test_both_clients_have_every_method_with_its_documentation() -> None:
             assert list(found.parameters) == list(wanted.parameters)
     assert inspect.signature(Client.ping).return_annotation == "dict[str, Any]"
     assert inspect.signature(AsyncClient.ping).return_annotation == "Awaitable[dict[str, Any]]"
+
+
+def test_a_subclass_keeps_its_own_methods() -> None:
+    class Mine(Client):
+        def ping(self, *args: Any, **kwargs: Any) -> Any:
+            return "mine"
+
+    class Further(Mine):
+        pass
+
+    assert Further.ping is Mine.ping
+    assert Further.execute is Client.execute
+    assert vars(Mine).keys() & {"execute", "stats"} == set()
+
+
+@pytest.mark.parametrize("text", ["question answer", "q -> a: os.system", "q -> ", "-> a -> b"])
+def test_a_bad_signature_is_refused_where_it_is_sent(text: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        check_signature({"signature": text, "inputs": {}})
+    assert isinstance(caught.value, signatures.errors.SignatureError)
+    with pytest.raises(signatures.errors.SignatureError) as wanted:
+        signatures.allow.check(text)
+    error = wanted.value
+    found = caught.value
+    assert (found.message, found.text, found.line, found.column) == (error.message, text, error.line, error.column)
+
+
+@pytest.mark.parametrize("args", [None, 7, {}, {"signature": 7}, {"signature": "q -> a"}, ["signature"]])
+def test_other_arguments_are_left_to_the_worker(args: Any) -> None:
+    check_signature(args)
 
 
 SAMPLE = """
@@ -257,6 +297,13 @@ def test_a_result_is_deployed_in_the_place_of_its_program() -> None:
     assert result.improvement == 50.0
     assert result.deploy().version == 2
     assert asked[1].args == {"name": "qa", "target": "m:QA", "pool": "fast", "state": FOUND["program"], "config": None}
+
+
+def test_a_result_is_deployed_with_the_config_of_its_program() -> None:
+    row = {"name": "qa", "target": "m:QA", "pool": "fast", "config": {"size": 3}}
+    result, asked = result_of("qa", [[row], {"name": "best", "version": 1, "sha256": "s"}])
+    result.deploy("best")
+    assert (asked[1].args["name"], asked[1].args["config"]) == ("best", {"size": 3})
 
 
 def test_a_result_of_a_bare_target_needs_a_name() -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from bridge.protocol import codec
 from bridge.protocol.errors import BridgeError, encode_error
-from bridge.protocol.messages import ERROR, ROWS, Reply
+from bridge.protocol.messages import ERROR, NOT_RUN, ROWS, Reply
 from bridge.protocol.values import decode_value, split_values
 from orchestrator.client.future import Future
-from orchestrator.client.request import encode_args
-from orchestrator.client.rows import MAX_CHUNK, MAX_CHUNK_BYTES, Chunker, MapPlan, RowMap, cut
-from orchestrator.errors import InvalidRequest, RemoteError, WorkerLost
+from orchestrator.client.request import encode_args, encode_rows
+from orchestrator.client.rows import MAX_CHUNK, MAX_CHUNK_BYTES, MAX_ROWS, Chunker, MapPlan, RowMap, cut
+from orchestrator.errors import DspoolError, InvalidRequest, RemoteError, WorkerLost
+from pools.core import admission
 
 
 class Line:
@@ -27,14 +28,17 @@ class Line:
         self.lock = threading.RLock()
         self.sent: list[tuple[Future, bytes, int]] = []
         self.cancelled: list[Future] = []
+        self.deadlines_s: list[float | None] = []
 
-    def send(self, payload: bytes, rows: int, notify: Any) -> Future:
+    def send(self, payload: bytes, rows: int, deadline_s: float | None, notify: Any) -> Future:
         future = Future(self, rows, None)  # type: ignore[arg-type]
         future.notify = notify
         self.sent.append((future, payload, rows))
+        self.deadlines_s.append(deadline_s)
         return future
 
-    def answer(self, place: int, run_ms: float = 0.01) -> None:
+    def answer(self, place: int, run_ms: float = 0.01, run: int | None = None) -> None:
+        """Settle a request; of its rows only the first `run` were run."""
         future, payload, rows = self.sent.pop(place)
         if rows == 1:
             value = decode_value(payload)
@@ -45,6 +49,8 @@ class Line:
             (ERROR, encode_error(BridgeError("REMOTE_ERROR", "bad"))) if decode_value(one) == "bad" else (0, one)
             for one in split_values(payload, rows)
         ]
+        if run is not None:
+            outcomes[run:] = [(NOT_RUN, b"")] * (rows - run)
         future.settle(Reply(status=ROWS, payload=codec.pack_outcomes(outcomes), run_ms=run_ms * rows))
 
     def cancel(self, future: Future, force: bool) -> None:
@@ -173,3 +179,58 @@ def test_a_chunk_grows_step_by_step_and_leaves_room_for_four() -> None:
     for _ in range(5):
         chunker.observe(chunker.size, 0.001)
     assert chunker.size == 25
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("together", [True, False], ids=["encoded together", "encoded one by one"])
+def test_rows_that_were_not_run_are_sent_again(ordered: bool, together: bool) -> None:
+    line, seeded = Line(), random.Random(3)
+    rows = [object() if n % 11 == 5 and not together else n for n in range(60)]
+    plan = MapPlan({"operation": "echo"}, rows, ordered, True, 32, 8, False, 5.0)
+    mapped = RowMap(
+        plan, 4096, encode=encode, send=line.send, has_room=lambda _: seeded.random() < 0.7,
+        encode_rows=(lambda batch: encode_rows(batch, 128, 1 << 20)) if together else lambda _: None,
+    )  # fmt: skip
+    found: list[Any] = []
+    for outcomes in mapped.steps():
+        if outcomes is not None:
+            found += outcomes
+        elif line.sent:
+            place = seeded.randrange(len(line.sent))
+            line.answer(place, run=seeded.randint(1, line.sent[place][2]))
+    good = [value for value in found if not isinstance(value, DspoolError)]
+    wanted = [row for row in rows if isinstance(row, int)]
+    assert len(found) == len(rows)
+    assert (good if ordered else sorted(good)) == wanted
+    assert len(line.deadlines_s) > 60 // 8 + 5
+    assert all(deadline_s is not None and 4.0 < deadline_s <= 5.0 for deadline_s in line.deadlines_s)
+    assert min(deadline_s for deadline_s in line.deadlines_s if deadline_s is not None) < 5.0
+
+
+def test_an_answer_without_any_row_ends_the_chunk() -> None:
+    line = Line()
+    mapped = row_map(line, range(4))
+    steps = mapped.steps()
+    assert next(steps) is None
+    line.answer(0, run=0)
+    outcomes = next(steps)
+    assert outcomes is not None
+    assert [type(one) for one in outcomes] == [DspoolError] * 4
+
+
+def test_values_raise_the_first_error_and_cancel_the_rest() -> None:
+    line = Line()
+    values = row_map(line, [1, 2, 3, "bad", *range(20)]).values()
+    assert next(values) is None
+    line.answer(0)
+    step = next(values)
+    assert step is not None
+    with pytest.raises(RemoteError):
+        list(step)
+    values.close()
+    assert line.cancelled == [future for future, _, _ in line.sent]
+    assert line.cancelled != []
+
+
+def test_a_chunk_has_no_more_rows_than_a_coordinator_takes() -> None:
+    assert MAX_ROWS == admission.MAX_ROWS

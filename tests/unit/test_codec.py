@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.protocol import codec
 from bridge.protocol.codec import (
     BATCH_BYTES,
     BATCH_MESSAGES,
@@ -157,6 +156,20 @@ def test_an_oversized_batch_is_not_even_read() -> None:
     assert "batch frame of" in str(decoded.problem)
 
 
+@pytest.mark.parametrize("beside", [b"", b"\x01" * INLINE_BYTES])
+def test_a_header_is_bounded_without_its_payload(beside: bytes) -> None:
+    def of_size(size: int) -> bytes:
+        empty = len(encode(Request(request_id=9, operation="o" * 1000, payload=beside))[0]) - len(beside) - 1000
+        return encode(Request(request_id=9, operation="o" * (size - empty), payload=beside))[0]
+
+    good, _ = encode(GOOD)
+    for before in (b"", good):
+        assert decode([before + of_size(2048)], header_bytes=2048).problem is None
+        decoded = decode([before + of_size(2049)], header_bytes=2048)
+        assert decoded.problem == "header of 2049 bytes (limit 2048)"
+        assert (decoded.request_id, len(decoded.messages)) == (9, bool(before))
+
+
 def test_the_id_of_a_bad_message_is_told_where_it_can_be() -> None:
     assert decode([head(payload=7)]).request_id == 9
     assert decode([head(version=2)]).request_id == 9
@@ -188,7 +201,7 @@ def test_unknown_types_are_skipped_with_their_bodies() -> None:
 def test_other_versions_of_a_message_are_read() -> None:
     assert decode([head()]).messages == [Heartbeat(request_id=9)]
     newer = bytes(msgpack.packb([1, 13, 9, b"", 1, 2, 3, "new", [1, 2]]))
-    assert decode([newer]).messages == [Heartbeat(request_id=9, rss_bytes=1, running=2, waiting=3)]
+    assert decode([newer]).messages == [Heartbeat(request_id=9, rss_bytes=1, running=2, queued=3)]
     assert decode([bytes(msgpack.packb([1, 1, 0, b""]))]).messages == [Hello()]
 
 
@@ -221,7 +234,6 @@ def test_outcomes_travel() -> None:
     outcomes = [(0, b"a"), (1, b""), (0, LARGE)]
     assert unpack_outcomes(pack_outcomes(outcomes)) == outcomes
     assert unpack_outcomes(b"") == []
-    assert codec.pack_rows([b"a", b"b"]) == b"ab"
 
 
 def test_damaged_outcomes_are_a_value_error() -> None:

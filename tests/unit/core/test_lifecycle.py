@@ -39,11 +39,11 @@ def test_a_worker_is_launched_says_hello_boots_and_is_ready() -> None:
     sim = Sim(ready=False)
     states = [sim.entry().state]
     sim.handle(WorkerLaunched("general-1.1", pid=77))
-    assert sim.fleet.worker_peer("general-1.1") == b""
+    assert sim.entry().peer == b""
     sim.handle(wire.Hello(role="worker", worker_id="general-1.1", pid=78), b"w")
     states.append(sim.entry().state)
     assert sim.fleet.knows_worker(b"w")
-    assert sim.fleet.worker_peer("general-1.1") == b"w"
+    assert sim.entry().peer == b"w"
     assert sim.entry().pid == 77  # what the launcher saw, not what it says
     sim.now += 0.9
     sim.handle(wire.Ready(slots=2), b"w")
@@ -69,7 +69,6 @@ def test_what_strangers_say_changes_nothing() -> None:
     for message in (wire.Ready(slots=1), wire.Heartbeat(rss_bytes=1), wire.BootFailed(), ProtocolBroken("?")):
         sim.handle(message, b"stranger")
     assert not sim.fleet.knows_worker(b"stranger")
-    assert sim.fleet.worker_peer("general-9.9") == b""
     assert sim.entry().state == "launching"
     assert not sim.kills()
     assert sim.launches() == ["general-1.1"]
