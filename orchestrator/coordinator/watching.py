@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 Handler = Callable[[float], object]
@@ -48,10 +48,18 @@ class Watching:
 
         self.add(fd, read)
 
-    def wait(self, timeout_s: float | None) -> list[Handler]:
-        """Sleep until something is readable or `timeout_s` is over (None = for ever); return whom to call."""
-        events = self._epoll.poll(timeout_s)
-        return [handler for fd, _ in events if (handler := self._handlers.get(fd)) is not None]
+    def wait(self, timeout_s: float | None) -> Iterator[Handler]:
+        """Sleep until something is readable or `timeout_s` is over (None = for ever); return whom to call.
+
+        Whoever is called may remove what comes after it.
+        """
+        return self._due(self._epoll.poll(timeout_s))
+
+    def _due(self, events: list[tuple[int, int]]) -> Iterator[Handler]:
+        for fd, _ in events:
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                yield handler
 
     def close(self) -> None:
         """Watch nothing any more."""

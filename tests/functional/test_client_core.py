@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from bridge.protocol.messages import Reply
 from orchestrator import AsyncClient, Client, errors
 from orchestrator.client.future import Future
 from orchestrator.client.request import Call
@@ -242,6 +243,23 @@ def test_a_full_client_waits_for_room(run_dirs: Callable[[], Path]) -> None:
         assert list(client.map("echo", range(50), chunk=3)) == list(range(50))
 
 
+def test_the_window_of_a_route_follows_its_replies(client: Client) -> None:
+    connection = client.connection
+    route = connection.route("echo")
+    start = route.window_rows
+    route.window_rows = 1000
+    for number in range(80):
+        client.execute("echo", number)
+    assert route.window_rows == 1010
+    held = [client.submit("hold") for _ in range(3)]
+    connection.route("hold").window_rows = 1000
+    with connection.lock:  # replies that the far end itself never makes
+        connection._take([Reply(request_id=future.request_id, pressed=True) for future in held], [])
+    assert connection.route("hold").window_rows == 500
+    assert (start, route.window_rows) == (connection.max_in_flight, 1010)
+    client.execute("release")
+
+
 async def until(client: AsyncClient, requests: int) -> None:
     """Wait until that many requests have come; asking is the waiting."""
     async with asyncio.timeout(SOON_S):
@@ -372,7 +390,7 @@ def test_map_checks_before_it_reads(client: Client) -> None:
         {"deadline_s": -1},
     ):
         with pytest.raises(errors.InvalidRequest):
-            client.map("echo", [1], **arguments)  # type: ignore[arg-type]
+            client.map("echo", [1], **arguments)
     with pytest.raises(errors.InvalidRequest):
         client.map("echo", 7)  # type: ignore[arg-type]
 

@@ -100,6 +100,8 @@ def settles_rest(client: Client) -> None:
     assert not connection._room.wanting
 
 
+# What is raised in a finaliser, such as a weak reference's callback, Python itself only reports.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("call", [alone, mixed])
 def test_another_thread_notices_nothing(client: Client, call: Any) -> None:
     stop = threading.Event()
@@ -137,6 +139,7 @@ def test_another_thread_notices_nothing(client: Client, call: Any) -> None:
     settles_rest(client)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_lone_caller_goes_on_afterwards(client: Client) -> None:
     kept: list[tuple[Any, Future]] = []
     ended, raised = run_interrupted(client, mixed, kept)
@@ -189,7 +192,12 @@ def test_waiters_take_the_lead_although_one_that_was_woken_leaves(client: Client
     with connection.lock:
         gone = connection._park([])  # one that never looks again
     future = client.submit("echo", 1)
-    future.add_done_callback(lambda _: (entered.set(), leave.wait(SOON_S)))
+
+    def block(_: object) -> None:
+        entered.set()
+        leave.wait(SOON_S)
+
+    future.add_done_callback(block)
     assert entered.wait(SOON_S)
     took: list[float] = []
 

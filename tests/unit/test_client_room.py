@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_who_waits_is_told_in_turn_and_no_more_than_fit() -> None:
     book(room, echo, 4)
     told: list[int] = []
     for number in range(5):
-        room.want(echo, 2, lambda number=number: told.append(number))
+        room.want(echo, 2, partial(told.append, number))
     room.offer()
     assert told == []
     room.free(echo, 4)
