@@ -18,9 +18,10 @@ from orchestrator.coordinator.watching import Watching, open_pidfd
 from pools.core.events import ClientConnected, ClientGone
 from pools.core.fleet import FROM_CLIENTS, Fleet
 
-# Of one operation, a client begins with no more under way than a fair share of the smallest queue.
-_QUEUE_SHARES: Final = 4
+# Of one operation, a client begins with enough to keep every slot busy, but with a small share of the smallest queue:
+# others may have filled half of it, and more may come at the same moment.
 _WINDOW_ROWS_MIN: Final = 64
+_SHARES_MIN: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,9 @@ class Identity:
 
 def welcome(identity: Identity, settings: Settings, client_no: int) -> Welcome:
     """Return the answer to an accepted Hello."""
-    smallest_queue = min((pool.max_queue for pool in settings.fleet.pools), default=0)
+    pools = settings.fleet.pools
+    smallest_queue = min((pool.max_queue for pool in pools), default=0)
+    most_slots = max((pool.size * pool.slots for pool in pools), default=0)
     return Welcome(
         package_version=identity.version,
         run_id=identity.run_id,
@@ -45,7 +48,7 @@ def welcome(identity: Identity, settings: Settings, client_no: int) -> Welcome:
         message_bytes=settings.limits.message_bytes,
         nesting=settings.limits.nesting,
         max_in_flight=settings.fleet.client_rows,
-        window_rows=max(_WINDOW_ROWS_MIN, smallest_queue // _QUEUE_SHARES),
+        window_rows=max(_WINDOW_ROWS_MIN, min(most_slots, smallest_queue // _SHARES_MIN)),
     )
 
 

@@ -118,7 +118,11 @@ def _accept(tables: Tables, client: ClientEntry, route: Route, message: Request,
     tables.requests[request_id] = entry
     if deadline is not None:
         entry.bucket = tables.deadlines.add(request_id, deadline)
-    client.in_flight += rows
+    client.in_flight = in_flight = client.in_flight + rows
+    if in_flight > client.peak:
+        client.peak = in_flight
+    if client.spell != tables.spell:
+        tables.asks(client)
     pool.accepted += rows
     pool.queued += rows
     worker = None if pool.queue else choose(pool, times)

@@ -29,13 +29,19 @@ FORCED: Final = 2
 
 
 class ClientEntry(msgspec.Struct, gc=False):
-    """A client that said Hello. last_id: its highest request id so far; in_flight: rows accepted and unsettled."""
+    """A client that said Hello. last_id: its highest request id so far; in_flight: rows accepted and unsettled.
+
+    spell: the last spell of time in which it asked for something (see Tables). peak: the most rows that it had in
+    flight since it was last told to have less.
+    """
 
     peer: bytes
     client_no: int
     principal: str
     last_id: int
     in_flight: int = 0
+    spell: int = 0
+    peak: int = 0
 
 
 class RequestEntry(msgspec.Struct, gc=False):

@@ -230,6 +230,7 @@ def _leave_ready(worker: WorkerEntry) -> None:
 
 def check(tables: Tables, now: float) -> None:
     """Look at every worker's heartbeat; drop what is remembered of workers long dead. Runs each second."""
+    tables.next_spell()
     stalled = now - tables.last_tick > _STALL_S
     for worker in tables.workers.values():
         if stalled or worker.state == LAUNCHING:

@@ -45,11 +45,29 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
         attempt=entry.attempts,
         queue_ms=waited_s * 1000.0,
         total_ms=total_ms,
-        pressed=pool.queued * 2 > pool.config.max_queue,
+        pressed=_pressed(tables, entry),
     )
     tables.to_clients.append((entry.client.peer, completed))
     if entry.cancel != NOT_ASKED and not entry.cancel_answered:
         _answer_cancel(tables, entry, reply, worker)
+
+
+def _pressed(tables: Tables, entry: RequestEntry) -> bool:
+    """Whether a client should have less under way: the queue is half full, or it had more than its share of it.
+
+    The queue alone says too little: of what clients have under way most may be answers that they have not read yet, and
+    all that they send in return may come at once. Where slots are free nobody is held back for others.
+    """
+    pool, client = entry.pool, entry.client
+    limit = pool.config.max_queue
+    if pool.queued * 2 > limit:
+        return True
+    if tables.sharers < 2 or client.peak * tables.sharers <= limit:
+        return False
+    if pool.in_flight + entry.rows < len(pool.ready) * pool.slots:
+        return False
+    client.peak = client.in_flight
+    return True
 
 
 def settle_error(tables: Tables, entry: RequestEntry, error: BridgeError, now: float) -> None:

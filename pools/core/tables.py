@@ -63,10 +63,25 @@ class Tables:
         self.stopping = False  # workers are told to stop, none is started
         self.fenced = 0
         self.last_tick = 0.0
+        # Who shares the queues: the clients that asked for something in this spell of a second, or in the one before.
+        self.spell = 1
+        self.sharers = 0
+        self._asking = 0
 
     def after(self, at: float, timer: Timer) -> None:
         """Call `timer` at the first Tick not before `at`."""
         heapq.heappush(self.timers, (at, next(self._timer_order), timer))
+
+    def asks(self, client: ClientEntry) -> None:
+        """Count a client in that asks for the first time in this spell."""
+        client.spell = self.spell
+        self._asking += 1
+        self.sharers = max(self.sharers, self._asking)
+
+    def next_spell(self) -> None:
+        """Begin the next spell of counting."""
+        self.spell += 1
+        self.sharers, self._asking = self._asking, 0
 
     def log(self, event: str, level: str = "info", **fields: object) -> None:
         """Tell the operator."""
