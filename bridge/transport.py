@@ -15,6 +15,7 @@ import zmq
 
 # Counts frames, on each side of a pipe: 64 frames of 64 messages are plenty, and 64 large ones are bounded.
 HIGH_WATER_MARK: Final = 64
+_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 # sockaddr_un.sun_path holds 108 bytes with its terminating NUL.
 IPC_PATH_BYTES: Final = 107
 
@@ -48,7 +49,7 @@ class Router:
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
         self.socket.bind(endpoint)
         self._recv = self.socket.recv_multipart
-        self._send = self.socket.send_multipart
+        self._send_part = self.socket.send
         # Whether something may have come in of which `fileno` gives no sign (any more).
         self._stirred = True
 
@@ -79,8 +80,13 @@ class Router:
     def send(self, peer: bytes, frames: Sequence[bytes]) -> Sent:
         """Try to hand `frames` to `peer`, all or nothing."""
         self._stirred = True
+        send = self._send_part
         try:
-            self._send([peer, *frames], zmq.NOBLOCK)
+            # A ROUTER refuses, if it does, the address: what follows belongs to a message it has taken on.
+            send(peer, _MORE)
+            for frame in frames[:-1]:
+                send(frame, _MORE)
+            send(frames[-1], zmq.NOBLOCK)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as exc:
@@ -111,6 +117,7 @@ class Dealer:
         self.socket.connect(endpoint)
         self._recv = self.socket.recv_multipart
         self._send = self.socket.send_multipart
+        self._send_part = self.socket.send
 
     def fileno(self) -> int:
         """Return the edge-triggered descriptor: readable means "look at `pending`", not "a message is there"."""
@@ -130,7 +137,10 @@ class Dealer:
     def send(self, frames: Sequence[bytes]) -> Sent:
         """Try to send `frames`, all or nothing. FULL also while not connected."""
         try:
-            self._send(frames, zmq.NOBLOCK)
+            if len(frames) == 1:
+                self._send_part(frames[0], zmq.NOBLOCK)
+            else:
+                self._send(frames, zmq.NOBLOCK)
         except zmq.Again:
             return Sent.FULL
         return Sent.YES
