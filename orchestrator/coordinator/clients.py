@@ -18,10 +18,10 @@ from orchestrator.coordinator.watching import Watching, open_pidfd
 from pools.core.events import ClientConnected, ClientGone
 from pools.core.fleet import FROM_CLIENTS, Fleet
 
-# Of one operation, a client begins with enough to keep every slot busy, but with a small share of the smallest queue:
-# others may have filled half of it, and more may come at the same moment.
+# Of one operation, a client begins with no more under way than half a fair share of the smallest queue: those who came
+# before may have filled the other half. The first two begin with a quarter, for more may come at any moment.
 _WINDOW_ROWS_MIN: Final = 64
-_SHARES_MIN: Final = 4
+_SHARERS_MIN: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,9 @@ class Identity:
     started_ticks: int
 
 
-def welcome(identity: Identity, settings: Settings, client_no: int) -> Welcome:
-    """Return the answer to an accepted Hello."""
-    pools = settings.fleet.pools
-    smallest_queue = min((pool.max_queue for pool in pools), default=0)
-    most_slots = max((pool.size * pool.slots for pool in pools), default=0)
+def welcome(identity: Identity, settings: Settings, client_no: int, clients: int = 0) -> Welcome:
+    """Return the answer to an accepted Hello. clients: how many there are, this one included."""
+    smallest_queue = min((pool.max_queue for pool in settings.fleet.pools), default=0)
     return Welcome(
         package_version=identity.version,
         run_id=identity.run_id,
@@ -48,7 +46,7 @@ def welcome(identity: Identity, settings: Settings, client_no: int) -> Welcome:
         message_bytes=settings.limits.message_bytes,
         nesting=settings.limits.nesting,
         max_in_flight=settings.fleet.client_rows,
-        window_rows=max(_WINDOW_ROWS_MIN, min(most_slots, smallest_queue // _SHARES_MIN)),
+        window_rows=max(_WINDOW_ROWS_MIN, smallest_queue // (2 * max(clients, _SHARERS_MIN))),
     )
 
 
@@ -124,7 +122,8 @@ class Clients:
         client_no = self._next_no
         self._next_no += 1
         self._fleet.handle(ClientConnected(client_no, hello.principal or "default"), now, peer)
-        self._fleet.sends_to_clients.append((peer, welcome(self._identity, self._settings, client_no)))
+        answer = welcome(self._identity, self._settings, client_no, len(self._pidfds) + 1)
+        self._fleet.sends_to_clients.append((peer, answer))
         # A client that dies says no Bye; its process does.
         pidfd = open_pidfd(hello.pid)
         self._pidfds[peer] = -1 if pidfd is None else pidfd
