@@ -240,7 +240,6 @@ def test_a_thread_that_a_program_loses_is_its_own_affair(client: Client) -> None
     [
         ("leaves", {"code": 7}, 7, None),
         ("leaves", {"code": 0}, 0, None),
-        ("closeseverything", {}, 1, None),
         ("fault.kill", {}, None, 9),
         ("fault.segv", {}, None, 11),
     ],
@@ -259,6 +258,15 @@ def test_a_worker_that_dies_is_told_to_its_caller(
     assert error.cause in str(error)
     ended = exit_of(client, before["worker"])
     assert (ended["code"], ended["signal"]) == (code, signal)
+
+
+def test_a_worker_whose_descriptors_a_program_closed_is_replaced(client: Client) -> None:
+    before = client.ping("frail", deadline_s=REBIRTH_S)
+    error = failing(errors.WorkerLost, lambda: client.execute("closeseverything", {}, pool="frail"), executed="maybe")
+    ended = exit_of(client, before["worker"])
+    # Its lifeline goes too, which is exit code 1; ZeroMQ may notice first, and aborts.
+    assert (ended["code"], ended["signal"]) in ((1, None), (None, 6))
+    assert error.worker == before["worker"]
 
 
 @pytest.mark.parametrize("poison", ["fault.kill", "fault.segv"])
