@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from bridge.protocol import errors as codes
 from bridge.protocol.errors import BridgeError
+from signatures.errors import Problem
 from signatures.errors import SignatureError as _SignatureError
 
 CONFIG_ERROR: Final = "CONFIG_ERROR"
@@ -208,16 +209,40 @@ class LMError(DspoolError):
 
 
 class SignatureError(DspoolError, _SignatureError):
-    """A signature text that does not parse or uses what is not allowed. Also a `signatures.SignatureError`."""
+    """A signature that is not accepted. Also a `signatures.SignatureError`: `str()` tells every problem with its caret.
+
+    problems: every mistake, in the order of their places; `details["problems"]` holds them as mappings of message, line
+    and column.
+    """
 
     CODE = codes.SIGNATURE_ERROR
-    DETAILS = frozenset({"text", "line", "column"})
+    DETAILS = frozenset({"text", "line", "column", "problems"})
+    # Plain attributes, as every DspoolError has them.
+    message: str = ""
+    line: int = 1
+    column: int = 1
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.text = str(self.details.get("text", ""))
-        self.line = int(self.details.get("line", 1))
-        self.column = int(self.details.get("column", 1))
+        details = self.details
+        self.text = str(details.get("text", ""))
+        self.line = int(details.get("line", 1))
+        self.column = int(details.get("column", 1))
+        told = [one for one in details.get("problems", ()) if isinstance(one, Mapping)]
+        self.problems = tuple(_problem(one) for one in told) or (Problem(self.message, "", self.line, self.column),)
+
+    @classmethod
+    def of(cls, error: _SignatureError) -> SignatureError:
+        """Return the engine's error as this class."""
+        problems = [{"message": one.message, "line": one.line, "column": one.column} for one in error.problems]
+        made = cls(error.message, text=error.text, line=error.line, column=error.column, problems=problems)
+        made.file = error.file
+        return made
+
+
+def _problem(told: Mapping[str, Any]) -> Problem:
+    message, path = str(told.get("message", "")), str(told.get("path", ""))
+    return Problem(message, path, int(told.get("line", 0)), int(told.get("column", 0)))
 
 
 def _family(root: type[DspoolError]) -> Iterator[type[DspoolError]]:

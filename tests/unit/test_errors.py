@@ -122,6 +122,25 @@ def test_a_signature_error_is_both_and_shows_the_place() -> None:
     assert str(error) == "unknown type (line 1, column 4)\n  a: foo -> b\n     ^"
 
 
+def test_a_signature_error_tells_every_problem() -> None:
+    text = "a: foo,\nb: bar -> c"
+    problems = [{"message": "no foo", "line": 1, "column": 4}, {"message": "no bar", "line": 2, "column": 4}]
+    details = {"text": text, "line": 1, "column": 4, "problems": problems}
+    travelled = decode_error(encode_error(BridgeError(codes.SIGNATURE_ERROR, "no foo", details=details)))
+    error = errors.from_bridge(travelled)
+    assert isinstance(error, errors.SignatureError)
+    assert [(one.message, one.line, one.column) for one in error.problems] == [("no foo", 1, 4), ("no bar", 2, 4)]
+    assert str(error) == (
+        "no foo (line 1, column 4)\n  a: foo,\n     ^\nno bar (line 2, column 4)\n  b: bar -> c\n     ^"
+    )
+    for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert (again.problems, again.details, str(again)) == (error.problems, error.details, str(error))
+    engine = signatures.errors.SignatureError(error.problems, text, file="app.py:3")
+    same = errors.SignatureError.of(engine)
+    assert (same.problems, same.message, same.details) == (error.problems, error.message, error.details)
+    assert str(same) == f"app.py:3: {error}" == str(pickle.loads(pickle.dumps(same)))
+
+
 def test_config_errors_are_invalid_requests() -> None:
     assert issubclass(errors.ConfigError, errors.InvalidRequest)
     assert isinstance(errors.from_bridge(BridgeError(codes.INVALID_REQUEST, "x")), errors.InvalidRequest)

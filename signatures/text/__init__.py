@@ -1,0 +1,1 @@
+"""Signature texts: read by `parser`, written by the model with `literals` and `prefix`."""

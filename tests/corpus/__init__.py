@@ -1,0 +1,1 @@
+"""Signature texts as data: good ones, wrong ones, and what both mean."""
