@@ -6,7 +6,9 @@ from typing import Final
 
 # Of the operations that exist and of those of later versions: a program deployed today must not stand in their way.
 TAKEN_NAMES: Final = ("ping", "echo", "sleep", "template", "validate", "embed", "optimize")
-TAKEN_PREFIXES: Final = ("dspool.", "dspy.", "fault.", "metrics.", "programs.", "jobs.", "pipelines.")
+TAKEN_PREFIXES: Final = (
+    "dspool.", "dspy.", "fault.", "jobs.", "metrics.", "pipelines.", "programs.", "validators.",
+)  # fmt: skip
 
 
 def is_taken(name: str) -> bool:

@@ -1,27 +1,36 @@
-"""What a program takes: names, and types where a signature gives them."""
+"""What a program takes: names, and types where a signature gives them. The rules of conversion are the engine's."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-import types
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import dspy  # type: ignore[import-untyped]
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+import pydantic
+from dspy.adapters.utils import annotation_allows_none  # type: ignore[import-untyped]
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
 
 from bridge.worker import arguments
-
-_UNTYPED = "IS_TYPE_UNDEFINED"
+from bridge.worker.dspy_signature import UNTYPED, type_of
+from signatures.converters import convert
+from signatures.errors import Problem, SignatureError, ValidationError
+from signatures.types import Constraints, Custom, Media, Type
 
 
 class Field(NamedTuple):
-    """One input. adapter: None where any value goes. expects: its type, as text."""
+    """One input.
+
+    convert: (value, path) -> value, raises signatures.ValidationError; None where any value goes. default: makes the
+    value of an input that is not given, None for one that may be left out or must be given.
+    """
 
     required: bool
-    adapter: TypeAdapter[Any] | None = None
-    expects: str = ""
+    convert: Callable[[Any, str], Any] | None = None
+    default: Callable[[], Any] | None = None
 
 
 class Inputs:
@@ -57,7 +66,7 @@ class Inputs:
         return cls(fields, is_open=is_open)
 
     def check(self, given: Any, owner: str) -> dict[str, Any]:
-        """Return the inputs with their values as the types want them.
+        """Return the inputs with their values as the types want them, and defaults filled in.
 
         Raises one INVALID_REQUEST that lists everything missing, unknown or of another type.
         """
@@ -74,11 +83,14 @@ class Inputs:
             problems += arguments.unknown_names(given, self.names, owner, "inputs.")
         values = dict(given)
         for name, field in self.fields.items():
-            if field.adapter is not None and name in given:
+            if name not in given:
+                if field.default is not None:
+                    values[name] = field.default()
+            elif field.convert is not None:
                 try:
-                    values[name] = field.adapter.validate_python(given[name])
+                    values[name] = field.convert(given[name], f"inputs.{name}")
                 except ValidationError as exc:
-                    problems.append(_mistyped(name, field, given[name], exc))
+                    problems += [(problem.path, problem.message) for problem in exc.problems]
         if problems:
             arguments.refuse(problems)
         return values
@@ -93,18 +105,47 @@ def signature_of(program: Any) -> Any | None:
     return None
 
 
-def _typed_field(info: Any) -> Field:
-    annotation = info.annotation
-    required = info.is_required() and not _allows_none(annotation)
+def _typed_field(info: FieldInfo) -> Field:
+    given = info.is_required()
+    default = None if given else functools.partial(info.get_default, call_default_factory=True)
+    required = given and not annotation_allows_none(info.annotation)
     # As DSPy does: a field without a type in its text is prompted as text, whatever is given.
-    if annotation is Any or (info.json_schema_extra or {}).get(_UNTYPED):
-        return Field(required)
-    return Field(required, _adapter(annotation), _type_text(annotation))
+    extra: dict[str, Any] = info.json_schema_extra or {}  # type: ignore[assignment]
+    if info.annotation is Any or extra.get(UNTYPED):
+        return Field(required, None, default)
+    try:
+        type_, constraints = type_of(info)
+    except SignatureError:
+        # A type beyond signatures, such as a TypeVar: pydantic may know it.
+        return Field(required, _by_pydantic(info.annotation), default)
+    if _is_dspys(type_):
+        return Field(required, _by_pydantic(info.annotation), default)
+    return Field(required, _by_engine(type_, constraints), default)
 
 
-def _type_text(annotation: Any) -> str:
+def _is_dspys(type_: Type) -> bool:
+    """Tell whether DSPy's own classes are in a type: they make themselves of texts and more."""
+    if isinstance(type_, Custom):
+        return issubclass(type_.python, dspy.Type)
+    return isinstance(type_, Media) or any(map(_is_dspys, type_.children()))
+
+
+def _by_engine(type_: Type, constraints: Constraints) -> Callable[[Any, str], Any]:
+    return lambda value, path: convert(type_, constraints, value, path)
+
+
+def _by_pydantic(annotation: Any) -> Callable[[Any, str], Any]:
+    adapter = _adapter(annotation)
     # `list[int]` has the __name__ of `list`.
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    expects = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+    def converted(value: Any, path: str) -> Any:
+        try:
+            return adapter.validate_python(value)
+        except pydantic.ValidationError as exc:
+            raise ValidationError([Problem(_mistyped(expects, value, path, exc), path)]) from exc
+
+    return converted
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -115,13 +156,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def _allows_none(annotation: Any) -> bool:
-    return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
-
-
-def _mistyped(name: str, field: Field, value: Any, exc: ValidationError) -> tuple[str, str]:
+def _mistyped(expects: str, value: Any, path: str, exc: pydantic.ValidationError) -> str:
     first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
     steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-    where = f"inputs.{name}"
     detail = f"{steps.lstrip('.')}: {first['msg']}" if steps else first["msg"]
-    return where, f"{where} must be {field.expects}, got {arguments.shown(value)}: {detail}"
+    return f"{path} must be {expects}, got {arguments.shown(value)}: {detail}"

@@ -1,5 +1,6 @@
 """Metrics and rewards, by name or by import path.
 
+The names are those of the native metrics, so that `f1:answer` here and `client.execute("metrics.f1", …)` judge alike.
 A metric compares an example with a prediction: `metric(example, prediction)` or `metric(example, prediction, trace)`.
 A reward judges a prediction alone: `reward(inputs, prediction)`. Both return a number or a bool.
 """
@@ -9,24 +10,29 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from bridge import native
 from bridge.protocol.errors import REMOTE_ERROR, BridgeError
 from bridge.worker import arguments, imports
+from signatures.native import operations
 
 Metric = Callable[[Any, Any, Any], float]
 Reward = Callable[[dict[str, Any], Any], float]
 
+_PREFIX: Final = "metrics."
+NAMES: Final = tuple(name.removeprefix(_PREFIX) for name in operations.names() if name.startswith(_PREFIX))
+
 
 def find_metric(name: Any, path: str = "metric") -> Metric:
-    """Return the metric called `exact:FIELD`, or the function at an import path.
+    """Return the metric called `NAME:FIELD`, as in `f1:answer`, or the function at an import path.
 
     The result takes (example, prediction, trace) and returns a finite float; it raises REMOTE_ERROR for a metric
     that returns something else.
     """
     label = arguments.text(name, path)
-    if (field := _named(label, ("exact",), path)) is not None:
-        return _exact(field[1], path)
+    if (named := _named(label, NAMES, path)) is not None:
+        return _native(*named, path)
     function = _function(label, path)
     takes_trace = _takes(function, 3)
 
@@ -40,7 +46,7 @@ def find_metric(name: Any, path: str = "metric") -> Metric:
 def find_reward(name: Any, path: str) -> Reward:
     """Return the reward called `filled:FIELD` or `concise:FIELD`, or the function at an import path."""
     label = arguments.text(name, path)
-    if exact_field(label) is not None:
+    if label_field(label) is not None:
         exist = "'filled:FIELD', 'concise:FIELD' or an import path 'package.module:name'"
         text = f"{path}: {label!r} compares with a label, and a request has none; use {exist}"
         raise arguments.invalid(path, text)
@@ -51,9 +57,10 @@ def find_reward(name: Any, path: str) -> Reward:
     return lambda inputs, prediction: _number(function(inputs, prediction), label)
 
 
-def exact_field(name: Any) -> str | None:
-    """Return FIELD of `exact:FIELD`: the one name that each row must then have. None for another metric."""
-    return name.partition(":")[2] if isinstance(name, str) and name.startswith("exact:") else None
+def label_field(name: Any) -> str | None:
+    """Return FIELD of `NAME:FIELD`: the one name that each row must then have. None for another metric."""
+    kind, _, field = name.partition(":") if isinstance(name, str) else ("", "", "")
+    return field if kind in NAMES else None
 
 
 def _named(label: str, kinds: tuple[str, ...], path: str) -> tuple[str, str] | None:
@@ -97,13 +104,12 @@ def _number(score: Any, label: str) -> float:
     return value
 
 
-def _exact(field: str, path: str) -> Metric:
-    """Equality of one field; texts are compared without case and outer or repeated spaces."""
+def _native(name: str, field: str, path: str) -> Metric:
+    def measure(example: Any, prediction: Any, trace: Any = None) -> float:
+        given = {"prediction": _field(prediction, field, path), "reference": _field(example, field, path)}
+        return float(native.run(f"{_PREFIX}{name}", given))
 
-    def exact(example: Any, prediction: Any, trace: Any = None) -> float:
-        return float(_comparable(_field(example, field, path)) == _comparable(_field(prediction, field, path)))
-
-    return exact
+    return measure
 
 
 def _filled(field: str, path: str) -> Reward:
@@ -129,7 +135,3 @@ def _field(record: Any, name: str, path: str) -> Any:
     except (KeyError, TypeError, AttributeError):
         names = ", ".join(record.keys()) if hasattr(record, "keys") else f"a {type(record).__name__}"
         raise arguments.invalid(path, f"the answer has no field {name!r} to judge (it has {names})") from None
-
-
-def _comparable(value: Any) -> Any:
-    return " ".join(value.casefold().split()) if isinstance(value, str) else value

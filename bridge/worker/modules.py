@@ -9,14 +9,16 @@ from typing import Any, Final, NamedTuple
 
 import dspy  # type: ignore[import-untyped]
 
-from bridge.protocol.errors import SIGNATURE_ERROR, BridgeError
+from bridge import native
+from bridge.protocol.errors import BridgeError
 from bridge.worker import arguments, imports, metrics
 from bridge.worker.call import Call
+from bridge.worker.dspy_signature import to_dspy
 from bridge.worker.inputs import Field, Inputs
 from bridge.worker.plain import to_plain
 from bridge.worker.scope import Scope
-from signatures.allow import check
 from signatures.errors import SignatureError
+from signatures.text.parser import read
 
 # Built modules are kept: a signature costs 0.4 ms to build, a chain of thought 0.2 ms more.
 _KEPT_PLANS: Final = 256
@@ -125,23 +127,20 @@ def _build(kind: str, text: str, canonical_options: str) -> Plan:
 
 
 def compile_signature(text: str, instructions: str | None = None) -> Any:
-    """Return DSPy's signature class for a text that the allow-list accepts. Raises BridgeError(SIGNATURE_ERROR)."""
+    """Return DSPy's signature class for a text that the engine reads.
+
+    instructions: for a text without a prefix. Raises BridgeError(SIGNATURE_ERROR) that tells every problem.
+    """
     try:
-        check(text)
+        return to_dspy(read(text, instructions=instructions))
     except SignatureError as exc:
-        details = {"line": exc.line, "column": exc.column, "text": text}
-        raise BridgeError(SIGNATURE_ERROR, exc.message, details=details) from exc
-    try:
-        return dspy.Signature(text, instructions)
-    except Exception as exc:
-        # For example where a field name hides a member of DSPy's or pydantic's classes.
-        raise signature_error(text, f"DSPy does not take this signature: {exc}") from exc
+        # Some are about the canonical form: what was sent is what the caller knows.
+        raise native.signature_error(exc if exc.text == text else SignatureError(exc.problems, text)) from exc
 
 
 def signature_error(text: str, message: str) -> BridgeError:
     """Return a SIGNATURE_ERROR about a text as a whole."""
-    error = SignatureError(message, text)
-    return BridgeError(SIGNATURE_ERROR, error.message, details={"line": 1, "column": 1, "text": text})
+    return native.signature_error(SignatureError(message, text))
 
 
 # --- the makers: (signature, generation config, the module's own options) -> module -----------------------------------

@@ -1,4 +1,4 @@
-"""The operations of a worker, by name: built-ins, DSPy modules, deployed programs.
+"""The operations of a worker, by name: built-ins, native operations, DSPy modules, deployed programs.
 
 DSPy is imported by `build`, after the environment that it reads at import is set.
 """
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from bridge import native
 from bridge.protocol.errors import BridgeError, not_found
 from bridge.protocol.messages import Program
 from bridge.protocol.worker_spec import WorkerSpec
@@ -48,6 +49,7 @@ def build(spec: WorkerSpec) -> Operations:
         "embed": embed,
         **faults.operations(enabled=spec.faults),
         **modules.operations(),
+        **{name: functools.partial(_native, name) for name in native.names()},
     }
     programs = Programs(modules, scope)
     built_in["programs.load"] = programs.load_operation
@@ -102,6 +104,10 @@ def _ping(worker_id: str, args: Any, call: Call) -> dict[str, Any]:
 
 def _echo(args: Any, call: Call) -> Any:
     return args
+
+
+def _native(name: str, args: Any, call: Call) -> Any:
+    return native.run(name, args)
 
 
 def _sleep(args: Any, call: Call) -> dict[str, Any]:

@@ -50,9 +50,9 @@ class _Plan(NamedTuple):
 class Optimize:
     """Operation `optimize {program, optimizer, trainset, valset, metric, params, seed, budget}`.
 
-    program: the name of a deployed program, or a spec as `programs.load` takes. metric: `exact:FIELD` or an import
-    path. budget: {calls, seconds, usd}. Seeded: the same arguments give the same program and score wherever the
-    language model gives the same answers.
+    program: the name of a deployed program, or a spec as `programs.load` takes. metric: a native
+    metric of a field, as in `exact:team` and `f1:answer`, or an import path. budget: {calls, seconds, usd}. Seeded:
+    the same arguments give the same program and score wherever the language model gives the same answers.
 
     Returns {program, score, baseline_score, chosen, candidates, usage, optimizer, metric, seed, seconds, errors,
     stopped, train_rows, validation_rows}. `program` is the state of the best candidate on the validation set, the
@@ -106,7 +106,7 @@ class Optimize:
         metric = metrics.find_metric(fields["metric"])
         names = loaded.inputs.names or tuple(loaded.module.predictors()[0].signature.input_fields)
         required = [name for name in names if name not in loaded.inputs.fields or loaded.inputs.fields[name].required]
-        if (field := metrics.exact_field(fields["metric"])) is not None:
+        if (field := metrics.label_field(fields["metric"])) is not None:
             required.append(field)
         data = dataset.read(fields["trainset"], fields.get("valset"), inputs=names, required=required, seed=seed)
         threads = params.pop("num_threads", DEFAULT_THREADS)

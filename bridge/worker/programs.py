@@ -20,8 +20,9 @@ from bridge.protocol.names import is_taken
 from bridge.protocol.values import decode_value
 from bridge.worker import arguments, imports
 from bridge.worker.call import Call
+from bridge.worker.described import described
 from bridge.worker.inputs import Inputs, signature_of
-from bridge.worker.modules import KINDS, Modules
+from bridge.worker.modules import KINDS, BestOf, Modules
 from bridge.worker.plain import to_plain
 from bridge.worker.scope import Scope
 
@@ -32,11 +33,16 @@ _TARGET_KEYS = ("module", "signature", "options")
 
 
 class Loaded(NamedTuple):
-    """A program in memory. outputs: as far as its signatures tell. sha256: of source, target, state and config."""
+    """A program in memory.
+
+    outputs: as far as its signatures tell. signature: text of the signature that it is called by, None for a forward of
+    its own. sha256: of source, target, state and config.
+    """
 
     module: Any
     inputs: Inputs
     outputs: tuple[str, ...]
+    signature: str | None
     sha256: str
 
 
@@ -86,7 +92,9 @@ class Programs:
         return entry.spec
 
     def load_operation(self, args: Any, call: Call) -> dict[str, Any]:
-        """Operation `programs.load {name, target, state, config}` -> {sha256, inputs, outputs}; keeps nothing.
+        """Operation `programs.load {name, target, state, config}`; keeps nothing.
+
+        Returns {sha256, inputs, outputs, signature}, see `Loaded`.
 
         Raises BridgeError: INVALID_REQUEST or SIGNATURE_ERROR for a spec that is wrong, REMOTE_ERROR with the root
         traceback for a program whose code does not load.
@@ -97,7 +105,10 @@ class Programs:
             _check_name(arguments.text(name, "name"))
         with self._scope.enter(call):
             loaded = self.load(fields)
-        return {"sha256": loaded.sha256, "inputs": list(loaded.inputs.names), "outputs": list(loaded.outputs)}
+        return {
+            "sha256": loaded.sha256, "inputs": list(loaded.inputs.names), "outputs": list(loaded.outputs),
+            "signature": loaded.signature,
+        }  # fmt: skip
 
     def load(self, spec: Mapping[str, Any]) -> Loaded:
         """Return a program of the caller's own for a spec. To be called within a Scope."""
@@ -120,7 +131,7 @@ class Programs:
                 source = b""
             if state is not None:
                 _load_state(module, state)
-        return Loaded(module, inputs, outputs, _digest(source, target, state, config))
+        return Loaded(module, inputs, outputs, _described(module), _digest(source, target, state, config))
 
     def _call(self, name: str, entry: _Entry, args: Any, call: Call) -> Any:
         with self._scope.enter(call):
@@ -205,6 +216,11 @@ def _outputs(module: Any) -> tuple[str, ...]:
         predictors = module.predictors()
         signature = predictors[-1].signature if predictors else None
     return () if signature is None else tuple(signature.output_fields)
+
+
+def _described(module: Any) -> str | None:
+    own = signature_of(module.module if isinstance(module, BestOf) else module)
+    return None if own is None else described(own)
 
 
 def _load_state(module: Any, state: Any) -> None:

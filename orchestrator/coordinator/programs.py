@@ -21,7 +21,10 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 
 
 class Deployed(msgspec.Struct, frozen=True):
-    """One program, as listed by `dspool.programs`."""
+    """One program, as listed by `dspool.programs`.
+
+    signature: the text of what it takes and gives, None if its `forward` is not described by one.
+    """
 
     name: str
     version: int
@@ -31,6 +34,7 @@ class Deployed(msgspec.Struct, frozen=True):
     inputs: list[str]
     outputs: list[str]
     config: dict[str, Any] | None = None
+    signature: str | None = None
 
 
 class Programs:
@@ -85,6 +89,7 @@ class Programs:
             inputs=list(loaded.get("inputs") or []),
             outputs=list(loaded.get("outputs") or []),
             config=spec["config"],
+            signature=loaded.get("signature"),
         )
         self._programs[name] = row
         payload = encode_value({**spec, "version": version, "sha256": sha256})

@@ -167,19 +167,20 @@ def test_no_argument_ends_the_coordinator(client: Client, operation: str, args: 
 @pytest.mark.parametrize(
     ("text", "column", "said"),
     [
-        ("question answer", 16, "needs '->'"),
+        ("question answer", 10, "put a comma between"),
+        ("question", 9, "needs '->'"),
         ("question -> a -> b", 15, "exactly one '->'"),
-        ("question: -> answer", 11, "cannot be read here"),
+        ("question: -> answer", 11, "a type is missing here"),
         ("question: strr -> answer", 11, "did you mean 'str'?"),
-        ("question: list[int -> answer", 20, "cannot be read here"),
+        ("question: list[int -> answer", 15, "the '[' is not closed"),
         ("question, question -> answer", 11, "named twice"),
         ("question -> answer: Literal", 21, "needs arguments"),
         ("question: Image -> answer", 11, "did you mean 'dspy.Image'?"),
         ("question: mypkg.Ticket -> answer", 11, "unknown type 'mypkg.Ticket'"),
         ("question: os.system -> answer", 11, "unknown type 'os.system'"),
         ("question -> answer: subprocess.Popen", 21, "unknown type 'subprocess.Popen'"),
-        ("question: (lambda: 1)() -> answer", 11, "is no type"),
-        ("__import__('os') -> answer", 11, "cannot be read here"),
+        ("question: (lambda: 1)() -> answer", 12, "is no type"),
+        ("__import__('os') -> answer", 1, "starts with an underscore"),
     ],
 )
 def test_a_signature_that_does_not_parse_is_told_with_a_caret(
@@ -188,7 +189,8 @@ def test_a_signature_that_does_not_parse_is_told_with_a_caret(
     error = failing(
         errors.SignatureError, lambda: client.predict(text, question="x"), said, text=text, line=1, column=column
     )
-    shown, caret = str(error).splitlines()[-2:]
+    # Of the first problem; others follow.
+    shown, caret = str(error).splitlines()[1:3]
     assert shown.strip() == text
     assert caret.index("^") - shown.index(text) == column - 1
     failing(errors.SignatureError, lambda: client.deploy("qa", {"module": "dspy.Predict", "signature": text}), said)
@@ -218,12 +220,12 @@ TYPED = "question: str, n: int, tags: list[int] -> answer"
     [
         ({"n": 1, "tags": []}, ["inputs.question is missing"]),
         ({"question": "x", "n": 1, "tags": [], "tgas": []}, ["takes no inputs.tgas; did you mean tags?"]),
-        ({"question": 3, "n": 1, "tags": []}, ["inputs.question must be str, got int (3)"]),
-        ({"question": HUGE, "n": 1, "tags": []}, ["inputs.question must be str, got int (<int>)"]),
-        ({"question": "x", "n": 1, "tags": [1, "x"]}, ["inputs.tags must be list[int], got list ([1, 'x']): [1]"]),
+        ({"question": 3, "n": 1, "tags": []}, ["inputs.question must be a string, got int (3)"]),
+        ({"question": HUGE, "n": 1, "tags": []}, ["inputs.question must be a string, got int ("]),
+        ({"question": "x", "n": 1, "tags": [1, "x"]}, ["inputs.tags[1] must be an integer, got str ('x')"]),
         ({"question": None, "m": 1, "tags": "x"}, [
-            "inputs.n is missing", "takes no inputs.m", "inputs.question must be str, got NoneType",
-            "inputs.tags must be list[int], got str ('x')",
+            "inputs.n is missing", "takes no inputs.m", "inputs.question must be a string, got None",
+            "inputs.tags must be a list of integers, got str ('x')",
         ]),
     ],
 )  # fmt: skip

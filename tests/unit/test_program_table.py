@@ -33,6 +33,14 @@ def test_the_rows_have_the_config_that_was_deployed(config: Any) -> None:
     assert [row["config"] for row in programs.rows()] == [config]
 
 
+@pytest.mark.parametrize("signature", [None, "question -> answer"])
+def test_the_rows_have_the_signature_that_the_worker_told(signature: str | None) -> None:
+    programs = Programs()
+    told = LOADED if signature is None else {**LOADED, "signature": signature}
+    programs.deployed(programs.check(QA, ["general"]), told)
+    assert [row["signature"] for row in programs.rows()] == [signature]
+
+
 @pytest.mark.parametrize("name", [*TAKEN_NAMES, *(f"{prefix}mine" for prefix in TAKEN_PREFIXES)])
 def test_names_of_operations_are_taken(name: str) -> None:
     assert refusal({**QA, "name": name}).details["path"] == "name"
