@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import calls, lifecycle, listings
+from orchestrator.cli import calls, lifecycle, listings, signatures
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.failure import Exit, command
 from orchestrator.cli.screen import err, out, print_json
+from orchestrator.errors import InvalidRequest
 from orchestrator.version import package_version
 
 app = typer.Typer(
@@ -45,22 +46,34 @@ def bench(
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Of each cell of each round.")] = 0.5,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often everything is repeated.")] = 5,
     peers: Annotated[bool, typer.Option("--peers", help="Also loky, Ray, dask and ipyparallel, if installed.")] = False,
+    native: Annotated[
+        bool, typer.Option("--native", help="Instead: operations in this process beside the same through a worker.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
 ) -> None:
     """Measure dspool beside other ways to call processes, all in the same run."""
-    from orchestrator.bench import run
+    from orchestrator.bench import Report, run
+    from orchestrator.bench.native import NativeReport, run_native
 
+    if native and peers:
+        raise InvalidRequest("--native measures no other ways to call processes: leave out --peers")
     console = err()
-    report = run(
-        pool=pool, seconds=seconds, rounds=rounds, peers=peers, say=lambda line: console.print(line, markup=False)
-    )
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    report: Report | NativeReport
+    if native:
+        report = run_native(pool=pool, seconds=seconds, rounds=rounds, say=say)
+    else:
+        report = run(pool=pool, seconds=seconds, rounds=rounds, peers=peers, say=say)
     if json_file == Path("-"):
         print_json(report.as_json())
     else:
         report.print(out())
         if json_file is not None:
             report.write_json(json_file)
-    if not report.complete:
+    if not (report.passed if isinstance(report, NativeReport) else report.complete):
         raise typer.Exit(Exit.FAILED)
 
 
@@ -80,3 +93,4 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 for _function in _COMMANDS:
     app.command()(_function)
 app.add_typer(listings.config, name="config")
+app.add_typer(signatures.app, name="signatures")

@@ -69,7 +69,7 @@ def read_args(option: str | None, pairs: Sequence[str]) -> Any:
 def _read_json(option: str) -> Any:
     text, source = option, "--args"
     if option == "-":
-        text, source = _read_input(), "standard input"
+        text, source = read_input(), "standard input"
     elif option.startswith("@"):
         source = option[1:]
         text = read_text(source)
@@ -81,7 +81,8 @@ def _read_json(option: str) -> Any:
         raise InvalidRequest(f"{source} {_TOO_DEEP}", path="args") from None
 
 
-def _read_input() -> str:
+def read_input() -> str:
+    """Return what stands on standard input. Raises InvalidRequest if it is no text."""
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as exc:

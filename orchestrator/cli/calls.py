@@ -106,7 +106,7 @@ def undeploy(
 def optimize(
     name: Annotated[str, typer.Argument(help="A deployed program.")],
     data: Annotated[Path, typer.Option("--data", help="Training rows: .jsonl, .json or .csv.")],
-    metric: Annotated[str, typer.Option("--metric", help="exact:FIELD, pkg.module:function or file.py:function.")],
+    metric: Annotated[str, typer.Option("--metric", help="exact:FIELD (contains, f1 …), pkg.module:f or file.py:f.")],
     optimizer: Annotated[str, typer.Option("--optimizer", help="The optimizer's name.")] = "BootstrapFewShot",
     valset: Annotated[
         Path | None, typer.Option("--valset", help="Validation rows; else a fifth of the training rows.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
+from orchestrator.client import native
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
 from orchestrator.client.core import Connection
@@ -17,10 +19,14 @@ from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import AsyncJob, EventLog, Steps
 from orchestrator.client.mailbox import Mailbox, Waiter, tell
 from orchestrator.client.remote import Awaiting
-from orchestrator.client.request import DSPY, Call, check_request, check_signature, encode_args, encode_rows
+from orchestrator.client.request import Call, check_request, encode_args, encode_rows
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
+from orchestrator.client.signature_text import signing, takes_signature, with_text
 
 T = TypeVar("T")
+
+# How long a map that runs in this process may hold the event loop.
+_TURN_S: Final = 0.005
 
 
 class AsyncFuture:
@@ -147,9 +153,15 @@ class AsyncClient(Awaiting, Api):
     async def _send(self, call: Call[Any], log: EventLog | None = None) -> AsyncFuture:
         box, connection = self._box(), self.connection
         check_request(call.operation, call.pool, call.deadline_s, call.lm)
-        if call.operation.startswith(DSPY):
-            check_signature(call.args)
-        payload, route = self._encode(call.args), connection.route(call.operation, call.pool or "")
+        args = with_text(call.args) if takes_signature(call.operation) else call.args
+        if call.pool is None and native.is_native(call.operation):
+            done = native.run(connection, call.operation, args)
+            waiter = box.loop.create_future()
+            # Not settled at once: who awaits many such calls gives others of the loop their turn.
+            with connection.lock:
+                box.put(waiter)
+            return AsyncFuture(done, waiter, call.value)
+        payload, route = self._encode(args), connection.route(call.operation, call.pool or "")
         while True:
             waiter = box.loop.create_future()
             put = functools.partial(box.put, waiter)
@@ -193,7 +205,11 @@ class AsyncClient(Awaiting, Api):
 
     def _map(self, plan: MapPlan) -> AsyncIterator[Any]:
         loop, connection, news = asyncio.get_running_loop(), self.connection, asyncio.Event()
-        route, lm = connection.route(plan.fields["operation"], plan.fields.get("pool", "")), plan.fields.get("lm", "")
+        operation = plan.fields["operation"]
+        if "pool" not in plan.fields and native.is_native(operation):
+            return self._taking_turns(native.run_rows(connection, plan))
+        encode, encode_rows = signing(operation, self._encode, self._encode_rows)
+        route, lm = connection.route(operation, plan.fields.get("pool", "")), plan.fields.get("lm", "")
 
         def more() -> None:
             tell(loop, news.set)
@@ -206,7 +222,7 @@ class AsyncClient(Awaiting, Api):
             return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=deadline_s, notify=settled)
 
         rows = RowMap(
-            plan, connection.max_in_flight, encode=self._encode, encode_rows=self._encode_rows, send=send,
+            plan, connection.max_in_flight, encode=encode, encode_rows=encode_rows, send=send,
             has_room=lambda count: connection.has_room(route, count, more),
         )  # fmt: skip
         return self._iterate(rows, news)
@@ -220,3 +236,13 @@ class AsyncClient(Awaiting, Api):
                     continue
                 for value in values:
                     yield value
+
+    async def _taking_turns(self, made: Generator[Any, None, None]) -> AsyncIterator[Any]:
+        """Yield values that are made here; between them others of the event loop have their turn."""
+        until = time.monotonic() + _TURN_S
+        with closing(made) as values:
+            for value in values:
+                yield value
+                if time.monotonic() >= until:
+                    await asyncio.sleep(0)
+                    until = time.monotonic() + _TURN_S

@@ -19,6 +19,8 @@ from orchestrator.errors import InvalidRequest
 if TYPE_CHECKING:
     import numpy
 
+    from orchestrator.client.signature_text import SignatureLike
+
 OPTIMIZER_POOL: Final = "optimizer"
 
 
@@ -43,6 +45,8 @@ class Api:
         """Run an operation and return its value.
 
         operation: a built-in name, `dspy.<Module>`, or the name of a deployed program (whose args are its inputs).
+        `template`, `validate`, `metrics.…` and `validators.…` run in this process unless a pool is given; `deadline_s`
+        and `lm` then have no effect, and values may be such as could not travel.
         """
         return Call(operation, args, pool, deadline_s, lm)
 
@@ -54,7 +58,8 @@ class Api:
         """Start an operation and return its future.
 
         Raises only what is known here: InvalidRequest, SignatureError, TooLarge, a closed client. While too many rows
-        of this client are unanswered it waits for room, at most the deadline.
+        of this client are unanswered it waits for room, at most the deadline. What runs in this process (see `execute`)
+        has run when this returns.
         """
         return Call(operation, args, pool, deadline_s, lm)
 
@@ -69,6 +74,7 @@ class Api:
         rows: read as needed, at most `window` ahead of what is taken. ordered: values come in the order of the rows.
         on_error: "raise" the first error, or "yield" errors in the place of values; a bad row fails alone. chunk: rows
         per request, 1 to 1024; "auto" measures. deadline_s: for each request. Stopping early cancels what is under way.
+        What runs in this process (see `execute`) runs a row when its value is taken: no windows, no chunks.
         """
         fields = request_fields(operation, pool, deadline_s, lm)
         one_of("on_error", on_error, ("raise", "yield"))
@@ -97,15 +103,18 @@ class Api:
 
     @calling
     def module(
-        self, name: str, signature: str, *, options: Mapping[str, Any] | None = None, pool: str | None = None,
+        self, name: str, signature: SignatureLike, *, options: Mapping[str, Any] | None = None, pool: str | None = None,
         deadline_s: float | None = None, lm: str | None = None,
     ) -> Callable[[dict[str, Any]], Call[Prediction]]:  # fmt: skip
-        """Return a DSPy module as something to call with its inputs: `module("dspy.Predict", "q -> a")(q="…")`."""
+        """Return a DSPy module as something to call with its inputs: `module("dspy.Predict", "q -> a")(q="…")`.
+
+        signature: a text, or a `Signature` class.
+        """
         return lambda inputs: _module_call(name, signature, inputs, options, pool, deadline_s, lm)
 
     @remote
-    def predict(self, signature: str, /, **inputs: Any) -> Call[Prediction]:
-        """Run `dspy.Predict` on inputs; `module` takes options."""
+    def predict(self, signature: SignatureLike, /, **inputs: Any) -> Call[Prediction]:
+        """Run `dspy.Predict` on inputs; `module` takes options. signature: a text, or a `Signature` class."""
         return _module_call("dspy.Predict", signature, inputs, None, None, None, None)
 
     @calling
@@ -124,7 +133,8 @@ class Api:
         """Deploy a program under a name, loaded in a worker before this answers.
 
         target: "package.module:QA", "file.py:QA" (from this directory), or {"module": "dspy.Predict", "signature":
-        "…"}. state: what dspy's dump_state returned. Raises RemoteError with the traceback if it does not load.
+        "…"}, where a `Signature` class may stand for its text. state: what dspy's dump_state returned. Raises
+        RemoteError with the traceback if it does not load.
         """
         return deploy_call(name, target, pool, state, config, deadline_s)
 
@@ -148,8 +158,8 @@ class Api:
         """Start an optimization; return its job.
 
         program: the name of a deployed program, or a target as `deploy` takes. trainset, valset: rows (mappings), or a
-        .jsonl, .json or .csv file; no valset takes 20 % of the train set, chosen by the seed. metric: `exact:FIELD` or
-        an import path. budget: {calls, seconds, usd}.
+        .jsonl, .json or .csv file; no valset takes 20 % of the train set, chosen by the seed. metric: `NAME:FIELD`
+        (exact, contains, f1, numeric …) or an import path. budget: {calls, seconds, usd}.
         """
         source = absolute_target(program)
         args = {
@@ -202,7 +212,7 @@ def deploy_call(
     """Return the call that deploys."""
     args = {
         "name": check_name("name", name),
-        "target": dict(target) if isinstance(target, Mapping) else absolute_target(target),
+        "target": absolute_target(dict(target) if isinstance(target, Mapping) else target),
         "pool": pool,
         "state": None if state is None else dict(check_mapping("state", state)),
         "config": None if config is None else dict(check_mapping("config", config)),
@@ -211,7 +221,7 @@ def deploy_call(
 
 
 def _module_call(
-    name: str, signature: str, inputs: dict[str, Any], options: Mapping[str, Any] | None, pool: str | None,
+    name: str, signature: SignatureLike, inputs: dict[str, Any], options: Mapping[str, Any] | None, pool: str | None,
     deadline_s: float | None, lm: str | None,
 ) -> Call[Prediction]:  # fmt: skip
     args: dict[str, Any] = {"signature": signature, "inputs": inputs}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from orchestrator.client.signature_text import with_text
+
 T = TypeVar("T")
 
 
@@ -25,17 +27,20 @@ class Callee(Generic[T]):
     def __init__(self, call: Callable[[dict[str, Any]], T]) -> None:
         self._call = call
 
-    def __call__(self, **inputs: Any) -> T:
+    def __call__(self, /, **inputs: Any) -> T:
         """Call it."""
         return self._call(inputs)
 
 
 def absolute_target(target: Any) -> Any:
-    """Return a program's target as the other side can find it: `file.py:QA` with an absolute path."""
+    """Return a program's target as the other side can read it: `file.py:QA` with an absolute path, a signature as text.
+
+    Raises SignatureError for a bad one.
+    """
     if isinstance(target, str) and is_file_target(target):
         path, _, attribute = target.rpartition(":")
         return f"{os.path.abspath(os.path.expanduser(path))}:{attribute}"
-    return target
+    return with_text(target)
 
 
 def is_program_name(target: Any) -> bool:

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from bridge.protocol.messages import Event
+from orchestrator.client import native
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
 from orchestrator.client.core import Connection
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import EventLog, Job, Steps
 from orchestrator.client.remote import Waiting
-from orchestrator.client.request import DSPY, Call, check_request, check_signature, encode_args, encode_rows
+from orchestrator.client.request import Call, check_request, encode_args, encode_rows
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
+from orchestrator.client.signature_text import DSPY, signing, takes_signature, with_text
 
 T = TypeVar("T")
+
+# How the names begin of operations that this side looks at: to all others that is one step.
+_OURS: Final = (DSPY, *native.FIRST)
 
 
 class Client(Waiting, Api):
@@ -78,9 +83,12 @@ class Client(Waiting, Api):
         on_event: Callable[[Event], object] | None = None, lead: bool = False,
     ) -> Future:  # fmt: skip
         check_request(operation, pool, deadline_s, lm)
-        if operation.startswith(DSPY):
-            check_signature(args)
         connection = self.connection
+        if operation.startswith(_OURS):
+            if takes_signature(operation):
+                args = with_text(args)
+            if pool is None and native.is_native(operation):
+                return native.run(connection, operation, args)
         payload = encode_args(args, connection.nesting, connection.message_bytes)
         return connection.submit(
             payload, connection.route(operation, pool or ""), lm=lm or "", deadline_s=deadline_s, on_event=on_event,
@@ -88,6 +96,8 @@ class Client(Waiting, Api):
         )  # fmt: skip
 
     def _wait(self, future: Future) -> Future:
+        if future.done():  # it was run here
+            return future
         try:
             self.connection.wait(future)
         except BaseException:
@@ -119,14 +129,17 @@ class Client(Waiting, Api):
             value = self._run(call)
 
     def _map(self, plan: MapPlan) -> Iterator[Any]:
-        connection = self.connection
-        route, lm = connection.route(plan.fields["operation"], plan.fields.get("pool", "")), plan.fields.get("lm", "")
+        connection, operation = self.connection, plan.fields["operation"]
+        if "pool" not in plan.fields and native.is_native(operation):
+            return native.run_rows(connection, plan)
+        encode, encode_rows = signing(operation, self._encode, self._encode_rows)
+        route, lm = connection.route(operation, plan.fields.get("pool", "")), plan.fields.get("lm", "")
 
         def send(payload: bytes, rows: int, deadline_s: float | None, notify: Callable[[object], object]) -> Future:
             return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=deadline_s, notify=notify)
 
         rows = RowMap(
-            plan, connection.max_in_flight, encode=self._encode, encode_rows=self._encode_rows, send=send,
+            plan, connection.max_in_flight, encode=encode, encode_rows=encode_rows, send=send,
             has_room=lambda _: True,
         )  # fmt: skip
         return self._iterate(rows)

@@ -109,6 +109,16 @@ class Connection(Leading):
             if future.deadline is not None:
                 deadline_s = max(future.deadline - time.monotonic(), 0.001)
 
+    def take_id(self) -> int:
+        """Return an id for what is answered on this side. Raises what `submit` raises of a client that is closed."""
+        if self._forked:
+            self._check_owner()
+        with self.lock:
+            if self._ended is not None:
+                raise self._ending()
+            number = self._last_id = self._last_id + 1
+            return number
+
     def has_room(self, route: Route, rows: int, notify: Callable[[], object]) -> bool:
         """Return whether `rows` more rows may be sent now; if not, `notify` is called when they may, under the lock."""
         with self.lock:

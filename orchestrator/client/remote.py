@@ -48,7 +48,7 @@ class Planned(Generic[P, T]):
         direct: Callable[..., Any] | None = getattr(owner, "without_plan", {}).get(plan.__name__)
 
         @functools.wraps(plan)
-        def planned(client: Any, *args: Any, **kwargs: Any) -> Any:
+        def planned(client: Any, /, *args: Any, **kwargs: Any) -> Any:
             return getattr(client, via)(plan(client, *args, **kwargs))
 
         method = planned if direct is None else functools.wraps(plan)(direct)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -10,13 +9,10 @@ from typing import Any, Final, Generic, TypeVar
 from bridge.protocol import values
 from bridge.protocol.errors import BridgeError, shown
 from orchestrator.client.future import Future
-from orchestrator.errors import DspoolError, InvalidRequest, SignatureError, from_bridge
-from signatures import allow
-from signatures.errors import SignatureError as BadSignature
+from orchestrator.errors import DspoolError, InvalidRequest, from_bridge
 
 T = TypeVar("T")
 
-DSPY: Final = "dspy."  # how the operations begin that are modules of DSPy
 MAX_NAME_CHARS: Final = 200
 MAX_SECONDS: Final = 366 * 24 * 3600.0
 
@@ -64,21 +60,6 @@ def check_request(operation: str, pool: str | None, deadline_s: float | None, lm
         check_name("pool", pool)
     if lm is not None:
         check_name("lm", lm)
-
-
-def check_signature(args: Any) -> None:
-    """Raise SignatureError if the `signature` among the arguments of a `dspy.…` operation is a text, and a bad one."""
-    text = args.get("signature") if isinstance(args, Mapping) else None
-    if isinstance(text, str):
-        try:
-            _accepted(text)
-        except BadSignature as exc:
-            raise SignatureError(exc.message, text=exc.text, line=exc.line, column=exc.column) from None
-
-
-@functools.lru_cache(maxsize=256)
-def _accepted(text: str) -> None:
-    allow.check(text)
 
 
 def check_name(path: str, name: Any) -> str:

@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator.bench import Report, run
+from orchestrator.bench.native import Compared, Memory, NativeReport, run_native
 from orchestrator.bench.report import Contestant
 from orchestrator.bench.run import REFERENCES, Driver
 from tests.support.census import Census
@@ -53,3 +56,34 @@ def test_a_contender_that_fails_says_why() -> None:
     with Driver("zmq.proxy", "general") as driver:
         answer = driver.ask("sequential", seconds=0.1, timeout_s=20)  # it was never started
     assert answer == {"error": "AssertionError: "}
+
+
+def test_native_operations_beside_the_same_through_a_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    report = run_native(seconds=0.02, rounds=2, validations=2_000, say=said.append)
+    report.write_json(tmp_path / "report.json")
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["rows"].keys() == {"validate", "template", "metrics.f1"}
+    for row in found["rows"].values():
+        assert {len(values) for values in row["rounds"].values()} == {2}
+        assert 0 < row["native_p50_us"] < row["worker_p50_us"]
+        assert row["ratio"] > 1
+    assert found["memory"]["validations"] == 2_000
+    assert 0 < found["parse_us"]["warm"] < found["parse_us"]["cold"]
+    assert "round 2 of 2" in said
+    report.print(Console(file=sys.stdout))
+    printed = capsys.readouterr().out
+    assert "metrics.f1" in printed
+    assert ("FAIL" in printed) == (not report.passed)
+
+
+@pytest.mark.parametrize(
+    ("p99_us", "worker_us", "after", "passed"),
+    [(49.0, 100.0, 2_000_000, True), (51.0, 100.0, 0, False), (49.0, 99.0, 0, False), (49.0, 100.0, 2_000_001, False)],
+)
+def test_what_a_native_run_must_show(p99_us: float, worker_us: float, after: int, passed: bool) -> None:
+    row = Compared([10.0] * 3, [p99_us, 1.0, 1e9], [worker_us] * 3, [1e9] * 3)
+    memory = Memory(validations=1, seconds=1.0, before_bytes=0, after_bytes=after)
+    report = NativeReport(machine={}, settings={}, rows={"validate": row}, memory=memory, parse_us={})
+    assert report.passed == passed
+    assert report.as_json()["passed"] == passed

@@ -77,7 +77,7 @@ def test_help_names_what_exists_and_nothing_else(run: Run) -> None:
     commands = re.findall(r"^[│|] +([a-z]+) {2,}", done.out, re.MULTILINE)
     assert done.code == 0, done
     exist = {"up", "down", "status", "call", "deploy", "undeploy", "programs", "optimize", "bench", "doctor", "logs"}
-    assert set(commands) == {*exist, "demo", "config"}
+    assert set(commands) == {*exist, "demo", "config", "signatures"}
 
 
 def test_the_command_line_loads_only_what_it_needs() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import signatures.allow
+import signatures
 import signatures.errors
 from bridge.protocol.errors import BridgeError, encode_error
 from bridge.protocol.messages import ERROR, Event, Reply
@@ -25,7 +25,8 @@ from orchestrator.client.dataset import read_rows
 from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outcome
 from orchestrator.client.jobs import MAX_EVENTS, EventLog, OptimizationResult, read_result
 from orchestrator.client.remote import Planned
-from orchestrator.client.request import Call, check_signature, encode_args, request_fields
+from orchestrator.client.request import Call, encode_args, request_fields
+from orchestrator.client.signature_text import with_text
 from orchestrator.errors import (
     Cancelled,
     DspoolError,
@@ -35,6 +36,7 @@ from orchestrator.errors import (
     Unavailable,
     WorkerLost,
 )
+from signatures.text.parser import read
 
 
 class Line:
@@ -125,21 +127,37 @@ def test_a_subclass_keeps_its_own_methods() -> None:
     assert vars(Mine).keys() & {"execute", "stats"} == set()
 
 
-@pytest.mark.parametrize("text", ["question answer", "q -> a: os.system", "q -> ", "-> a -> b"])
+@pytest.mark.parametrize("text", ["question answer", "q -> a: os.system", "q -> ", "-> a -> b", "a: strng -> b: itn"])
 def test_a_bad_signature_is_refused_where_it_is_sent(text: str) -> None:
     with pytest.raises(SignatureError) as caught:
-        check_signature({"signature": text, "inputs": {}})
+        with_text({"signature": text, "inputs": {}})
     assert isinstance(caught.value, signatures.errors.SignatureError)
     with pytest.raises(signatures.errors.SignatureError) as wanted:
-        signatures.allow.check(text)
-    error = wanted.value
-    found = caught.value
+        read(text)
+    error, found = wanted.value, caught.value
     assert (found.message, found.text, found.line, found.column) == (error.message, text, error.line, error.column)
+    assert [one[0] for one in found.problems] == [one[0] for one in error.problems]
+    assert str(found) == str(error)
 
 
 @pytest.mark.parametrize("args", [None, 7, {}, {"signature": 7}, {"signature": "q -> a"}, ["signature"]])
 def test_other_arguments_are_left_to_the_worker(args: Any) -> None:
-    check_signature(args)
+    assert with_text(args) is args
+
+
+def test_a_signature_is_sent_as_its_text() -> None:
+    signature = signatures.parse("Answer briefly: question -> n: int[0..9]")
+    for given in (signature, signature.spec):
+        args = {"signature": given, "inputs": {"question": "?"}}
+        assert with_text(args) == {"signature": str(signature), "inputs": {"question": "?"}}
+        assert args["signature"] is given
+        assert absolute_target({"module": "dspy.Predict", "signature": given})["signature"] == str(signature)
+
+
+def test_a_signature_with_classes_of_its_own_is_not_sent() -> None:
+    signature = signatures.parse("line: Line -> b", types={"Line": Line})
+    with pytest.raises(SignatureError, match=r"'Line'.*deploy a program"):
+        with_text({"signature": signature})
 
 
 SAMPLE = """
