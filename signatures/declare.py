@@ -172,7 +172,7 @@ class SignatureMeta(type):
         if not isinstance(type, str):
             reading = read_annotation(type, name=name)
             return reading.type, reading.constraints
-        if problem := name_problem(name, is_input=False):
+        if problem := name_problem(name, "member"):
             raise SignatureError(problem)
         first, *others = read(f"-> {name}: {type}", types=cls.spec.customs).outputs
         if others or first.description or not first.required:

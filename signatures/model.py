@@ -97,7 +97,7 @@ class Field(Frozen):
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with this field in itself, as sentences."""
-        if problem := name_problem(self.name, is_input=self.kind == "input"):
+        if problem := name_problem(self.name, self.kind):
             yield problem
         # By its name: a comparison would write the whole type as text.
         if isinstance(self.type, Scalar) and self.type.name == "None" and self.kind != "member":

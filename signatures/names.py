@@ -60,18 +60,19 @@ RESERVED: Final = frozenset(
     }
 )  # fmt: skip
 # Keyword arguments of a call that DSPy takes for itself.
-RESERVED_INPUTS: Final = frozenset({"config", "demos", "lm", "new_signature"})
+RESERVED_INPUTS: Final = frozenset({"config", "demos", "lm", "new_signature", "self"})
 
 
-def name_problem(name: str, *, is_input: bool) -> str | None:
-    """Return what is wrong with a field's name, None if nothing is."""
+def name_problem(name: str, kind: str) -> str | None:
+    """Return what is wrong with the name of an "input", an "output" or a "member", None if nothing is."""
     if not name.isidentifier():
         return f"{name!r} is no name for a field; use letters, digits and underscores, and no digit first"
     if keyword.iskeyword(name):
         return f"'{name}' is a Python keyword; rename the field, for example '{name}_'"
     if name.startswith("_"):
         return f"the field name '{name}' starts with an underscore; rename it, for example '{name.strip('_') or 'a'}'"
-    if name in RESERVED or (is_input and name in RESERVED_INPUTS):
+    # A member is a key of a dict, which hides nothing.
+    if kind != "member" and (name in RESERVED or (kind == "input" and name in RESERVED_INPUTS)):
         return f"the field name '{name}' is taken by DSPy itself; rename it, for example '{name}_'"
     return None
 

@@ -80,11 +80,11 @@ class Declared:
             yield self._source.at(f"'{name}' is neither an input nor an output; {what}", statement)
         if made is not None and kind == "" and self._is_engine:
             yield self._source.at(f"'{name}' must be either an input or an output; {_WRITE}", made)
-        if kind and (problem := name_problem(name, is_input=kind == "input")):
+        if kind and (problem := name_problem(name, kind)):
             yield self._source.at(problem, statement)
         unknown = list(self._unknown_names(annotation)) if annotation is not None else []
         yield from unknown
-        if made is not None and kind and not unknown and not name_problem(name, is_input=kind == "input"):
+        if made is not None and kind and not unknown and not name_problem(name, kind):
             yield from self._constraints(name, kind, annotation, made)
 
     def _unknown_names(self, annotation: ast.expr) -> Iterator[Finding]:

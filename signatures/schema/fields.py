@@ -106,7 +106,7 @@ class Fields:
             self.parts.problem(pointer, "an object has named properties or others, not both; leave this out")
 
     def _member(self, name: str, parts: list[Part], pointer: str, kind: Kind, required: bool) -> Field:
-        if problem := name_problem(name, is_input=kind == "input"):
+        if problem := name_problem(name, kind):
             fix = "; or give the whole object without properties, as a dict" if kind == "member" else ""
             self.parts.problem(pointer, problem + fix)
         type, constraints = self.types.read(parts)

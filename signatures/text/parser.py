@@ -225,7 +225,7 @@ class Parser(Expressions):
         name = normal(token.text)
         if self.token.start == token.end and self.token.text in _GLUE and self._glued(token):
             return name
-        problem = name_problem(name, is_input=kind == "input")
+        problem = name_problem(name, kind)
         if problem:
             self.tell(token, problem)
         if (earlier := names.get(name)) is None:

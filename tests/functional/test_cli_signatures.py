@@ -189,8 +189,10 @@ def test_a_file_that_does_what_it_should_not(run: Run, tmp_path: Path, name: str
 
 
 def test_a_file_may_print_and_be_called_as_a_module_is(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "signatures.py").write_text("from signatures import parse\nprint('noise')\nX = parse('a -> b')\n")
-    done = run("show", "signatures.py:X", "--json")
+    (tmp_path / "sub").mkdir()
+    source = "from signatures import parse\nprint('noise')\nX = parse('a -> b')\n"
+    (tmp_path / "sub" / "signatures.py").write_text(source)
+    done = run("show", "sub/signatures.py:X", "--json")
     assert (done.returncode, done.stderr) == (0, "noise\n")
     assert json.loads(done.stdout)["text"] == "a -> b"
 

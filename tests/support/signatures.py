@@ -73,7 +73,7 @@ words = st.one_of(
         ["a", "b", "question", "answer", "größe", "名前", "str", "int", "list", "match", "हिन्दी", "x1", "b_"]
     ),
     st.from_regex(r"\A[^\W\d_]\w{0,6}\Z").map(lambda name: unicodedata.normalize("NFKC", name)),
-).filter(lambda name: name_problem(name, is_input=True) is None and not keyword.iskeyword(name))
+).filter(lambda name: name_problem(name, "input") is None and not keyword.iskeyword(name))
 
 _integers = st.integers(-(10**20), 10**20) | st.integers(-5, 5)
 _floats = st.floats(allow_nan=False)

@@ -223,7 +223,7 @@ def test_a_field_may_be_called_like_anything_of_the_class() -> None:
     assert (one.inputs, one.append, one.spec, one.as_dict) == ("a", "b", 1, "c")
     assert [field.name for field in Clash.inputs] == ["inputs", "append"]
     assert list(Clash.append("more", Field(output=True)).fields)[-1] == "more"
-    assert parse("keys, self -> values")(keys="a", self="b").as_dict() == {"keys": "a", "self": "b"}
+    assert parse("keys -> self")(keys="a", self="b").as_dict() == {"keys": "a", "self": "b"}
     assert dict(one) == {"inputs": "a", "append": "b", "spec": 1, "as_dict": "c"}
 
 

@@ -91,7 +91,7 @@ def test_the_text_depends_on_the_programs_alone() -> None:
 PROGRAMS = {
     "qa": "question, k: int = 3, docs: list[{title, n: int = 1}] -> answer, score: float[0..1], keys: list",
     # Names that mean something else where annotations stand.
-    "odd": "self: int, bool: str = '', Any: list[bool] -> str: int, int: str, list: list[Any], Literal: Literal['a'], "
+    "odd": "cls: int, bool: str = '', Any: list[bool] -> str: int, int: str, list: list[Any], Literal: Literal['a'], "
     "datetime: datetime, values: dict[str, int]",
     "triage-2": '"Route it: quickly": ticket "what was\\nwritten" -> team: Literal["billing", "tech"] "who takes it"',
     "wholly": "-> items: set[int]",
@@ -111,7 +111,7 @@ client = cast("Client", connect())
 found: QaPrediction = client.program("qa", pool="general")(question="?", docs=[{"title": "a"}])
 text: str = found.answer
 reveal_type(found.score)
-odd: OddPrediction = client.program("odd")(self=1, Any=[True])
+odd: OddPrediction = client.program("odd")(cls=1, Any=[True])
 reveal_type(odd.str)
 reveal_type(odd.datetime)
 reveal_type(client.program("triage-2")(ticket="…").team)
