@@ -147,7 +147,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         found = getattr(obj, name, missing)
         if found is missing:
             return self._absent(obj, name)
-        if callable(found) or isinstance(found, values.INTERNALS):
+        # What is before the first item and behind the last one is missing, and callable as all that is missing.
+        is_missing = isinstance(found, StrictUndefined)
+        if not is_missing and (callable(found) or isinstance(found, values.INTERNALS)):
             usable = ", ".join(methods_of(obj)) or "none"
             raise Refused(f"'{name}' of {values.kind(obj)} cannot be used; methods that can: {usable}")
         return found

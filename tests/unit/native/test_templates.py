@@ -57,6 +57,7 @@ SAME = [
     "{{ '%s has %d, %.1f' % (name, n, price) }} {{ '%s'|format(n) }} {{ '%(a)s'|format(a=1) }}",
     "{{ 1 + 2 * 3 - 4 / 2 }} {{ 7 // 2 }} {{ 7 % 3 }} {{ 2 ** 10 }} {{ -n }} {{ '-' * 5 }} {{ [1] + [2] }}",
     "{{ name ~ n ~ none ~ true }} {{ name[:3] }} {{ tags[::-1] }} {{ name[-1] }} {{ {'a': 1, 2: [3]} }} {{ (1,) }}",
+    "{% for t in tags %}{{ loop.previtem|default('-') }}{% if loop.nextitem is defined %}{{ loop.nextitem }}{% endif %};{% endfor %}",
     "{{ 1 < n <= 3 }} {{ 'a' in tags }} {{ 'ada' in name }} {{ 'de' in user.langs }} {{ n not in [1, 2] }} {{ n == 3.0 }}",
     "{{ 'yes' if n > 2 else 'no' }} {{ n is odd }} {{ n is divisibleby 3 }} {{ name is string }} {{ n is not mapping }}",
     "{% for d in docs %}{{ loop.index }}/{{ loop.length }} {{ d.title }}{% if not loop.last %}, {% endif %}{% endfor %}",
