@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from signatures.model import Spec
 
 _KEPT: Final = 256
+# Longer texts are read each time: what is kept is bounded in memory too.
+_KEPT_CHARS: Final = 4_096
 # Of arguments that there are not, this many are told: looking for close names is slow.
 _MAX_UNKNOWN: Final = 20
 _SIDES: Final = ("inputs", "outputs")
@@ -41,7 +43,7 @@ def validate(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spec(signature: Any) -> Spec:
     if isinstance(signature, str):
-        return _read(signature)
+        return _read(signature) if len(signature) <= _KEPT_CHARS else _read.__wrapped__(signature)
     from signatures.model import Spec
 
     found = signature if isinstance(signature, Spec) else getattr(signature, "spec", None)
