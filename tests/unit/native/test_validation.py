@@ -35,7 +35,7 @@ def test_a_signature_or_a_spec_stands_for_its_text(form: Any) -> None:
         ({"signature": TEXT, "inputs": [1]}, {"inputs": "inputs must be a mapping"}),
         (
             {"signature": TEXT, "inputs": {"question": 5, "k": "x", "q": 1}},
-            {"inputs.question": "inputs.question must be a string, got int (5)", "inputs.k": "integer", "inputs.q": "unknown"},
+            {"inputs.question": "must be a string, got int (5)", "inputs.k": "integer", "inputs.q": "unknown"},
         ),
         ({"signature": TEXT, "outputs": {"answer": "maybe"}}, {"outputs.answer": "one of", "outputs.score": "missing"}),
         ([], {"": "validate takes a mapping"}),
