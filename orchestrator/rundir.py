@@ -3,7 +3,7 @@
     run_dir/                    0700, one per user
         current.json            the coordinator that `connect` finds
         starter.lock            held while somebody starts one
-        <run id>/               0700, one per run: sockets, coordinator.json
+        <run id>/               0700, one per run: sockets, coordinator.json, and whose it is from the first moment
 
 A directory that is not this user's alone is refused: whoever can write there could answer in the coordinator's place.
 """
@@ -33,8 +33,8 @@ _INFO_FILE: Final = "coordinator.json"
 _CURRENT_FILE: Final = "current.json"
 # What a socket's path adds to run_dir: two slashes, the run id, a name of up to 16 bytes.
 SOCKET_PATH_BYTES: Final = 2 + 32 + 16
-# A run directory without coordinator.json belongs to a coordinator that is starting, unless it is this old.
-_STARTING_S: Final = 60.0
+# Pid and start time of the process that made a run directory, until coordinator.json says more.
+_OWNER_FILE: Final = "owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,11 @@ def new_run(run_dir: str | os.PathLike[str]) -> tuple[str, Path]:
     if (size := len(os.fsencode(root))) > longest:
         raise ConfigError(f"run_dir is {size} bytes long, sockets need {longest} or less: {root}", path="run_dir")
     run_id = secrets.token_hex(16)
-    directory = root / run_id
-    directory.mkdir(mode=0o700)
+    directory, hidden = root / run_id, root / f".{run_id}"
+    hidden.mkdir(mode=0o700)
+    (hidden / _OWNER_FILE).write_text(f"{os.getpid()} {process_ticks(os.getpid())}", encoding="utf-8")
+    # Whoever sees the directory can tell whether its process lives: a clock cannot.
+    hidden.rename(directory)
     return run_id, directory
 
 
@@ -185,9 +188,10 @@ def _is_stale(directory: Path) -> bool:
     if info is not None:
         return not info.alive
     try:
-        return time.time() - directory.lstat().st_mtime > _STARTING_S
-    except FileNotFoundError:
-        return False
+        pid, ticks = (directory / _OWNER_FILE).read_text(encoding="utf-8").split()
+        return str(process_ticks(int(pid))) != ticks
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
 
 
 def _remove(directory: Path) -> bool:

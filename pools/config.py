@@ -13,8 +13,13 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartConfig:
-    """Restart intensity: at once below `max_restarts` in `window_s`, beyond it after `backoff_s` (first, longest)."""
+    """Restart intensity: at once below `max_restarts` in `window_s`, beyond it after `backoff_s` (first, longest).
 
+    type: permanent = whatever ended a worker, it is started again; transient = not if it left by itself with exit code
+    0; temporary = never.
+    """
+
+    type: Literal["permanent", "transient", "temporary"] = "permanent"
     max_restarts: int = 20
     window_s: float = 30.0
     backoff_s: tuple[float, float] = (0.1, 30.0)
@@ -31,8 +36,12 @@ class PoolConfig:
     default_deadline_s: for requests that name none; None = such a request has no deadline.
     heartbeat_limit_s: a worker not heard for so long is killed.
     grace_s: from asking a worker to stop to killing it.
+    memory_limit_mb, max_requests, max_age_s: a worker beyond one of them is replaced, its spare first; each worker has
+        limits up to a tenth lower or higher than these; 0 = no limit.
     python: the interpreter of the workers; None = the coordinator's own.
     env: environment variables of the workers, beside those every worker gets.
+    launcher: zygote = workers are forked from a process that has imported what they need; spawn = each is a fresh
+    interpreter. preload: modules that a zygote imports before it forks.
     """
 
     name: str
@@ -41,13 +50,17 @@ class PoolConfig:
     default_deadline_s: float | None
     heartbeat_limit_s: float
     prefetch: int | None = None
-    launcher: Literal["spawn"] = "spawn"
+    launcher: Literal["zygote", "spawn"] = "zygote"
     max_queue: int = 1000
     heartbeat_interval_s: float = 1.0
     grace_s: float = 5.0
+    memory_limit_mb: int = 0
+    max_requests: int = 0
+    max_age_s: float = 0.0
     restart: RestartConfig = RestartConfig()
     python: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ The last two words are for readers of process listings. Exit codes: 0 stopped as
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import gc
 import logging
 import os
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 
 import signatures  # noqa: F401 - found now, before folders of users come first on the path
 from bridge.protocol.worker_spec import WorkerSpec, decode_spec
+from bridge.worker import stacks
 from bridge.worker.attempt import Runner
 from bridge.worker.loop import Loop
 from bridge.worker.raised import remote_error
@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     for fd in (arguments.spec_fd, arguments.slots_fd, arguments.lifeline_fd):
         os.set_inheritable(fd, False)  # not for the children of programs
+    stacks.keep(arguments.slots_fd)
     spec = _read_spec(arguments.spec_fd)
     slots = StartedSlots(arguments.slots_fd)
     os.close(arguments.slots_fd)
     sys.path[:0] = spec.python_path
-    faulthandler.enable()
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logging.getLogger("bridge").setLevel(spec.log_level.upper())
     loop = Loop(spec, arguments.lifeline_fd)
@@ -84,7 +84,7 @@ def _leave_for_sure(code: int) -> None:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bridge.worker", description="A dspool worker; its coordinator starts it.")
     parser.add_argument("--spec-fd", type=int, required=True, help="memfd of the encoded WorkerSpec")
-    parser.add_argument("--slots-fd", type=int, required=True, help="memfd of the started-slots page")
+    parser.add_argument("--slots-fd", type=int, required=True, help="memfd of the started-slots page and of stacks")
     parser.add_argument("--lifeline-fd", type=int, required=True, help="pipe whose other end the coordinator holds")
     parser.add_argument("names", nargs="*", help="worker id and run id, for process listings")
     return parser.parse_args(argv)

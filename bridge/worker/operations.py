@@ -27,7 +27,7 @@ Operation = Callable[[Any, Call], Any]
 
 def build(spec: WorkerSpec) -> Operations:
     """Import DSPy and return the operations of this worker. Called once, on the main thread, while the worker boots."""
-    _prepare_environment(spec)
+    prepare_environment(spec.cache_dir)
     import dspy  # type: ignore[import-untyped]
 
     from bridge.worker.embed import embed
@@ -88,13 +88,14 @@ class Operations:
         self._models.close()
 
 
-def _prepare_environment(spec: WorkerSpec) -> None:
+def prepare_environment(cache_dir: str) -> None:
+    """Set what DSPy and its libraries read when they are imported. cache_dir: "" = as the environment says."""
     # Without it the first LM call of every process downloads a price list.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     # Progress bars of libraries would only fill the log.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    if spec.cache_dir:
-        os.environ["DSPY_CACHEDIR"] = spec.cache_dir
+    if cache_dir:
+        os.environ["DSPY_CACHEDIR"] = cache_dir
 
 
 def _ping(worker_id: str, args: Any, call: Call) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from orchestrator.cli import calls, lifecycle, listings, signatures
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.failure import Exit, command
 from orchestrator.cli.screen import err, out, print_json
+from orchestrator.cli.top import top
 from orchestrator.errors import InvalidRequest
 from orchestrator.version import package_version
 
@@ -87,7 +88,7 @@ def demo() -> None:
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    lifecycle.up, lifecycle.down, listings.status, calls.call, calls.deploy, calls.undeploy, listings.programs,
+    lifecycle.up, lifecycle.down, listings.status, top, calls.call, calls.deploy, calls.undeploy, listings.programs,
     calls.optimize, listings.logs, bench, doctor, demo,
 )  # fmt: skip
 for _function in _COMMANDS:

@@ -28,7 +28,10 @@ _MAX_LINES = 1000
 
 @command
 def status(as_json: AsJson = False) -> None:
-    """Show pools, workers, requests."""
+    """Show pools, workers, requests, and who ended in the last hour.
+
+    What a worker wrote, and of a dead one how it ended and its threads' stacks: dspool logs WORKER.
+    """
     found = require()
     with session(found) as client:
         stats, workers = client.stats(), client.workers()
@@ -39,9 +42,13 @@ def status(as_json: AsJson = False) -> None:
     head = f"coordinator pid {stats['pid']}, version {stats['version']}, up {duration(stats['uptime_s'])}"
     console.print(f"{head}\n{found.endpoint}", markup=False)
     console.print(pools_table(stats["pools"]))
+    for name, row in stats["pools"].items():
+        if row["state"] != "ok":
+            console.print(f"{name} is {row['state']}: {row['why']}", markup=False)
     console.print(workers_table([row for row in workers if row["state"] != "exited"]))
     if dead := [row for row in workers if row["state"] == "exited"]:
         console.print(_dead_table(dead))
+        console.print("their last lines and their stacks: dspool logs WORKER", markup=False)
     for name in ("requests", "wire"):
         console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in stats[name].items()))
 
@@ -75,17 +82,26 @@ def workers_table(workers: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _dead_table(workers: Sequence[Mapping[str, Any]]) -> Any:
-    made = table("worker", ">pid", ">lived", ">requests", ">peak RSS MiB", "cause", title="ended in the last hour")
+    headings = ("worker", ">pid", ">lived", ">requests", ">peak RSS MiB", "ended by", ">stack lines", "cause")
+    made = table(*headings, title="ended in the last hour")
     return fill(
         made,
         (
             [
                 row["id"], row["pid"] or "-", duration(row["age_s"]), row["requests"],
-                mebibytes(row["exit"]["peak_rss_bytes"]), row["exit"]["cause"],
+                mebibytes(row["exit"]["peak_rss_bytes"]), _ended_by(row["exit"]), len(row["exit"]["stacks"]) or "-",
+                row["exit"]["cause"],
             ]
             for row in workers
         ),
     )  # fmt: skip
+
+
+def _ended_by(end: Mapping[str, Any]) -> str:
+    """Return what the system said of an end; its cause is why it came to that."""
+    if end["signal"] is not None:
+        return f"signal {end['signal']}"
+    return f"exit code {end['code']}" if end["code"] is not None else str(end["kind"]).replace("_", " ")
 
 
 # --- programs ---------------------------------------------------------------------------------
@@ -130,7 +146,8 @@ def logs(
 ) -> None:  # fmt: skip
     """Show what a worker wrote to stdout and stderr, or the coordinator's own log.
 
-    A worker's lines are kept after its death. The coordinator's are in a file when it was started with `dspool up -d`.
+    A worker's lines are kept after its death; how it ended, and its threads' stacks if they were written, follow them
+    (with --json: in `dspool status --json`). The coordinator's are in a file when it was started with `dspool up -d`.
     """
     if follow and as_json:
         raise InvalidRequest("--follow has no end and --json is one document: choose one of them")
@@ -145,6 +162,20 @@ def logs(
         _write(kept[-lines:])
         if follow:
             _follow_worker(lambda: client.logs(worker), lambda: _lives(client.workers(), worker), kept)
+        for row in client.workers():
+            if row["id"] == worker and row["exit"] is not None:
+                _write(_end_of(row))
+
+
+def _end_of(row: Mapping[str, Any]) -> list[str]:
+    """Return what there is to say of a dead worker, as lines."""
+    end = row["exit"]
+    peak = f", peak RSS {mebibytes(end['peak_rss_bytes'])} MiB" if end["peak_rss_bytes"] else ""
+    lines = [
+        f"--- {row['id']} ended: {end['cause']}",
+        f"--- by {_ended_by(end)}, after {duration(row['age_s'])} and {row['requests']} requests{peak}",
+    ]
+    return [*lines, "--- stacks of its threads", *end["stacks"]] if end["stacks"] else lines
 
 
 def _lives(workers: Sequence[Mapping[str, Any]], worker_id: str) -> bool:

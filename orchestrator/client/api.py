@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.client.signature_text import SignatureLike
 
 OPTIMIZER_POOL: Final = "optimizer"
+_MAX_SIZE: Final = 1024
 
 
 class Api:
@@ -203,6 +204,39 @@ class Api:
         if lines is not None:
             args["lines"] = check_count("lines", lines)
         return Call("dspool.logs", args)
+
+    @remote
+    def resize(self, pool: str, size: int) -> Call[dict[str, Any]]:
+        """Bring a pool to a number of workers, 0 to 1024; return the pool as `pools` lists it.
+
+        It grows at once. It shrinks as workers of its highest places are done with what they run; they are given
+        nothing more. All places up to the new size are in service again, drained ones too. Raises NotFound.
+        """
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
+            raise InvalidRequest(f"size must be a whole number from 0 to {_MAX_SIZE}, got {size!r}", path="size")
+        return Call("dspool.resize", {"pool": check_name("pool", pool), "size": size})
+
+    @remote
+    def drain(self, worker_id: str) -> Call[dict[str, Any]]:
+        """Take a worker out of service; return it as `workers` lists it.
+
+        It finishes what it runs, however long that takes, and ends. What it held beyond that goes to others. Its place
+        stays empty until `restart` or `resize`. Raises NotFound.
+        """
+        return Call("dspool.drain", {"worker": check_name("worker_id", worker_id)})
+
+    @remote
+    def restart(self, worker_id: str, *, grace_s: float | None = None) -> Call[dict[str, Any]]:
+        """Replace a worker, or one after the other all workers of a pool, by fresh ones; return who will be replaced.
+
+        worker_id: a worker's id, or a pool's name. The new worker is ready before the old one is given nothing more;
+        that one finishes what it runs and ends, or is killed after grace_s seconds (None = it has all the time that it
+        needs). A place that was taken out of service is filled again. Raises NotFound, InvalidRequest.
+        """
+        args: dict[str, Any] = {"worker": check_name("worker_id", worker_id)}
+        if grace_s is not None:
+            args["grace_s"] = grace_s
+        return Call("dspool.restart", args)
 
 
 def deploy_call(

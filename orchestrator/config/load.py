@@ -25,6 +25,7 @@ from pools.optimizer import OPTIMIZER
 
 DEFAULT_FILE: Final = "dspool.yaml"
 KINDS: Final = {kind.defaults.name: kind for kind in (GENERAL, OPTIMIZER, NEURAL)}
+_RECYCLING: Final = ("memory_limit_mb", "max_requests", "max_age_s")
 DEFAULT_LMS: Final = {"default": {"model": "offline/knn"}}
 
 
@@ -131,7 +132,8 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
     """Lay what was given over the defaults of the pool's kind; a pool of another name starts from general's."""
     kind: PoolKind = KINDS.get(name, GENERAL)
     pool = kind.on(machine, name=name)
-    changes = _given(given, "slots", "max_queue", "heartbeat_interval_s", "heartbeat_limit_s", "grace_s")
+    changes = _given(given, "slots", "max_queue", "heartbeat_interval_s", "heartbeat_limit_s", "grace_s", *_RECYCLING)
+    changes |= _given(given, "launcher")
     # Here null says something: no deadline.
     if "default_deadline_s" in given.model_fields_set:
         changes["default_deadline_s"] = given.default_deadline_s
@@ -140,11 +142,16 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
     if given.prefetch != "auto":
         changes["prefetch"] = given.prefetch
     if given.restart is not None:
-        restart = _given(given.restart, "max_restarts", "window_s", "backoff_s")
+        restart = _given(given.restart, "type", "max_restarts", "window_s", "backoff_s")
         if "backoff_s" in restart:
             restart["backoff_s"] = tuple(restart["backoff_s"])
         changes["restart"] = replace(pool.restart, **restart)
-    pool = replace(pool, env=given.env, python=_interpreter(name, given.python, layer, environ), **changes)
+    changes["python"] = _interpreter(name, given.python, layer, environ)
+    pool = replace(pool, env=given.env, preload=tuple(given.preload), **changes)
+    if pool.preload and (pool.launcher == "spawn" or pool.python is not None):
+        where = ("pools", name, "preload")
+        message = "only what zygotes fork is preloaded: not with launcher: spawn, nor with a python of the pool's own"
+        layer.problem(origin_of(layer.origins, where), where, message)
     if pool.heartbeat_limit_s <= pool.heartbeat_interval_s:
         where = ("pools", name, "heartbeat_limit_s")
         message = (

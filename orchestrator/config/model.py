@@ -47,6 +47,7 @@ PATTERNS: Final = {
     (_LM_NAME := r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"): "must be letters, digits, _ . and -, up to 80",
     (_VARIABLE_NAME := r"^[A-Za-z_][A-Za-z0-9_]*$"): "must be the name of an environment variable",
     (_MODEL := r"^[^/\s]+/\S+$"): "must be provider/name, such as openai/gpt-4o-mini or offline/knn",
+    (_MODULE := r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"): "must be the name of a module, such as mypkg.models",
     (_URL := r"^https?://[^\s/]\S*$"): "must be an http:// or https:// address",
 }
 
@@ -72,8 +73,9 @@ class Strict(BaseModel):
 
 
 class RestartModel(Strict):
-    """Restart intensity: at once below max_restarts in window_s, beyond it after backoff_s [first, longest]."""
+    """Which ends call for a restart (type), and when: at once below max_restarts in window_s, else after backoff_s."""
 
+    type: Literal["permanent", "transient", "temporary"] | None = None
     max_restarts: Annotated[int, Field(ge=0, le=10_000)] | None = None
     window_s: Seconds | None = None
     backoff_s: (
@@ -92,12 +94,16 @@ class PoolModel(Strict):
     size: Annotated[int | Literal["auto"], *_auto_or_number(0, 1024)] = "auto"
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None
     prefetch: Annotated[int | Literal["auto"], *_auto_or_number(0, 256)] = "auto"
-    launcher: Literal["spawn"] = "spawn"
+    launcher: Literal["zygote", "spawn"] | None = None
+    preload: list[Annotated[str, Field(pattern=_MODULE)]] = []
     max_queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     default_deadline_s: Seconds | None = None
     heartbeat_interval_s: Seconds | None = None
     heartbeat_limit_s: Seconds | None = None
     grace_s: Seconds | None = None
+    memory_limit_mb: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
+    max_requests: Annotated[int, Field(ge=0, le=1 << 53)] | None = None
+    max_age_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
     restart: RestartModel | None = None
     python: Text | None = None
     env: dict[VariableName, AnyText] = {}

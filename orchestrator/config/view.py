@@ -33,6 +33,7 @@ def _pool(pool: PoolConfig) -> dict[str, Any]:
     del shown["name"]
     shown["prefetch"] = "auto" if pool.prefetch is None else pool.prefetch
     shown["restart"]["backoff_s"] = list(pool.restart.backoff_s)
+    shown["preload"] = list(pool.preload)
     shown["env"] = _masked(pool.env)
     return shown
 

@@ -26,7 +26,7 @@ from bridge.protocol.codec import MAX_BATCH_FRAME_BYTES
 from bridge.protocol.errors import BridgeError
 from bridge.transport import Router, ipc_endpoint
 from orchestrator.config import Settings, load
-from orchestrator.coordinator.births import Births
+from orchestrator.coordinator.births import Births, zygote_environment
 from orchestrator.coordinator.clients import Identity
 from orchestrator.coordinator.logs import configure_logs
 from orchestrator.coordinator.reactor import Reactor
@@ -35,7 +35,7 @@ from orchestrator.errors import DspoolError
 from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, process_ticks, publish, sweep
 from orchestrator.version import package_version
 from pools.core.fleet import Fleet
-from pools.launch.spawn import SpawnLauncher
+from pools.launch.zygote import ZygoteLauncher
 
 DEFAULT_DRAIN_S: Final = 30.0
 # Answers under way when the sockets close.
@@ -144,7 +144,7 @@ def _run(
     front_endpoint, back_endpoint = (ipc_endpoint(str(directory / f"{end}.sock")) for end in ("frontend", "backend"))
     frontend = Router(context, front_endpoint, max_frame_bytes=max_frame)
     backend = Router(context, back_endpoint, max_frame_bytes=max_frame)
-    launcher = SpawnLauncher(run_id)
+    launcher = ZygoteLauncher(run_id, env=zygote_environment(settings, os.environ), python_path=settings.python_path)
     births = Births(settings, run_id=run_id, endpoint=back_endpoint)
     identity = Identity(
         run_id=run_id, version=package_version(), pid=os.getpid(), started_ticks=process_ticks(os.getpid()) or 0

@@ -1,10 +1,12 @@
-"""What a worker is given at its birth, and what is taken back after its death: token, page, environment."""
+"""What a worker is given at its birth, and what is taken back after its death: token, page, stacks, environment."""
 
 from __future__ import annotations
 
+import fcntl
 import hmac
 import mmap
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,14 +14,21 @@ from typing import Final
 
 from bridge.protocol.messages import Hello
 from bridge.protocol.worker_spec import WorkerSpec, encode_spec
+from bridge.worker.stacks import STACKS_BYTES, STACKS_OFFSET
 from orchestrator.config import Settings
+from pools.config import PoolConfig
 from pools.core.entries import SLOT_WORDS
 from pools.core.events import Launch
-from pools.launch.launcher import LaunchSpec
+from pools.launch.launcher import LaunchSpec, ZygoteSpec
+from pools.launch.output import clean
 
 _PAGE_BYTES: Final = SLOT_WORDS * 8
 _SECRET_CHARS: Final = 8
+# Of what a worker has written of its stacks.
+STACK_LINES: Final = 200
 
+# Variables that take effect at a process's start, or at the import of what a zygote has imported.
+_READ_EARLY: Final = re.compile(r"PYTHON|LD_|LC_|LANG$|LANGUAGE$|MALLOC_|GLIBC_|DSPY_|LITELLM_|.*_NUM_THREADS$")
 # One library thread per worker thread that computes: N workers times N cores' worth of pools starve each other.
 THREAD_CAPS: Final = {
     "OMP_NUM_THREADS": "1",
@@ -33,13 +42,27 @@ THREAD_CAPS: Final = {
 
 
 class Page:
-    """A started-slots page: memory shared with one worker, read here, written there."""
+    """Memory shared with one worker, read here, written there: its started slots, and behind them its stacks.
+
+    Its size is sealed: reading a page that a worker has cut off would be this process's end (SIGBUS).
+    """
 
     def __init__(self, worker_id: str) -> None:
-        self.fd = os.memfd_create(f"slots-{worker_id}", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, _PAGE_BYTES)
+        self.fd = os.memfd_create(f"slots-{worker_id}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, STACKS_OFFSET + STACKS_BYTES)  # what is never written takes no memory
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self._map = mmap.mmap(self.fd, _PAGE_BYTES)
         self.words: Sequence[int] = memoryview(self._map).cast("Q")
+
+    def stacks(self) -> tuple[str, ...]:
+        """Return the lines that the worker's signal handlers have written, safe to print; at most STACK_LINES."""
+        written = os.pread(self.fd, STACKS_BYTES, STACKS_OFFSET).partition(b"\0")[0]
+        lines = written.split(b"\n") if written else []
+        if lines and not lines[-1]:
+            lines.pop()
+        if len(lines) > STACK_LINES:
+            lines[STACK_LINES - 1 :] = [b"[%d lines more]" % (len(lines) - STACK_LINES + 1)]
+        return tuple(map(clean, lines))
 
     def close(self) -> None:
         """Give the memory back. The words must not be read any more."""
@@ -90,7 +113,7 @@ class Births:
             python_path=list(settings.python_path),
             faults=settings.faults,
             log_level=settings.log_level,
-            cache_dir=str(settings.data_dir / "dspy-cache"),
+            cache_dir=_cache_dir(settings),
         )
         return LaunchSpec(
             worker_id=launch.worker_id,
@@ -98,6 +121,7 @@ class Births:
             worker_spec=encode_spec(spec),
             slots_fd=self._pages[launch.worker_id].fd,
             env=environment(settings, pool.env, os.environ),
+            zygote=zygote_spec(pool),
         )
 
     def admits(self, hello: Hello) -> bool:
@@ -107,6 +131,11 @@ class Births:
             return False
         del self._tokens[hello.worker_id]
         return True
+
+    def stacks(self, worker_id: str) -> tuple[str, ...]:
+        """Return what a worker, living or dead and not buried, has written of its stacks."""
+        page = self._pages.get(worker_id)
+        return page.stacks() if page is not None else ()
 
     def bury(self, worker_id: str) -> None:
         """Give back what a dead worker had."""
@@ -135,6 +164,27 @@ def environment(settings: Settings, pool_env: Mapping[str, str], environ: Mappin
     env.update(THREAD_CAPS)
     env.update(pool_env)
     return env
+
+
+def zygote_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the root zygote: what every worker has, and what DSPy is to find at its import."""
+    return environment(settings, {"DSPY_CACHEDIR": _cache_dir(settings)}, environ)
+
+
+def zygote_spec(pool: PoolConfig) -> ZygoteSpec | None:
+    """Return what the workers of a pool are forked from, or None if they are to be spawned.
+
+    A fork can neither have another interpreter nor another environment than its zygote's where that is read before
+    any Python code runs, or when a library is loaded.
+    """
+    early = any(_READ_EARLY.match(name) for name in pool.env)
+    if pool.launcher == "spawn" or pool.python is not None or early:
+        return None
+    return ZygoteSpec(pool.name, pool.preload)
+
+
+def _cache_dir(settings: Settings) -> str:
+    return str(settings.data_dir / "dspy-cache")
 
 
 def _is_part(value: str, key: str) -> bool:

@@ -24,7 +24,7 @@ from bridge.protocol.values import decode_value, encode_value
 from orchestrator.config import Settings, show
 from orchestrator.coordinator.programs import LOAD_DEADLINE_S, LOAD_OPERATION, Programs
 from pools.core.admission import CONTROL_PREFIX
-from pools.core.events import ClientConnected, Drain, ProgramRemoved
+from pools.core.events import ClientConnected, Drain, DrainWorker, ProgramRemoved, Resize, Restart
 from pools.core.fleet import Fleet
 from pools.launch.launcher import Launcher
 
@@ -64,6 +64,9 @@ class Control:
             "programs": lambda args, now: self._programs.rows(),
             "undeploy": self._undeploy,
             "config": lambda args, now: show(settings),
+            "resize": self._resize,
+            "drain": self._drain,
+            "restart": self._restart,
             "down": self._down,
         }
 
@@ -97,17 +100,13 @@ class Control:
         }
 
     def _logs(self, args: dict[str, Any], now: float) -> list[str]:
-        worker_id = args.get("worker", "")
-        if not isinstance(worker_id, str):
-            raise BridgeError(
-                INVALID_REQUEST, f"worker: {shown(worker_id)} is no worker's id", details={"path": "worker"}
-            )
+        worker_id = _text(args, "worker", "a worker's id")
         known = [row["id"] for row in self._fleet.workers(now)]
         if worker_id not in known:
             raise not_found("worker", worker_id, known)
         lines = args.get("lines", _MAX_LOG_LINES)
         if not isinstance(lines, int) or isinstance(lines, bool) or lines < 1:
-            raise BridgeError(INVALID_REQUEST, "lines: a number above 0", details={"path": "lines"})
+            raise _invalid("lines", "a number above 0")
         return self._launcher.log_tail(worker_id)[-min(lines, _MAX_LOG_LINES) :]
 
     def _undeploy(self, args: dict[str, Any], now: float) -> bool:
@@ -115,10 +114,29 @@ class Control:
         self._fleet.handle(ProgramRemoved(name), now)
         return True
 
+    def _resize(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+        pool, size = _text(args, "pool", "a pool's name"), args.get("size")
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise _invalid("size", f"{shown(size)} is no number of workers")
+        self._fleet.handle(Resize(pool, size), now)
+        return next(row for row in self._fleet.pools() if row["pool"] == pool)
+
+    def _drain(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+        worker_id = _text(args, "worker", "a worker's id")
+        self._fleet.handle(DrainWorker(worker_id), now)
+        return next(row for row in self._fleet.workers(now) if row["id"] == worker_id)
+
+    def _restart(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+        target, grace_s = _text(args, "worker", "the id of a worker or the name of a pool"), args.get("grace_s")
+        if grace_s is not None and (not isinstance(grace_s, int | float) or isinstance(grace_s, bool)):
+            raise _invalid("grace_s", f"{shown(grace_s)} is no number of seconds")
+        self._fleet.handle(Restart(target, grace_s), now)
+        return {"target": target, "replacing": self._fleet.replacing(target)}
+
     def _down(self, args: dict[str, Any], now: float) -> dict[str, Any]:
         drain_s = args.get("drain_s", self._drain_s)
         if not isinstance(drain_s, int | float) or isinstance(drain_s, bool) or not 0 <= drain_s <= 86_400:
-            raise BridgeError(INVALID_REQUEST, "drain_s: seconds from 0 to 86400", details={"path": "drain_s"})
+            raise _invalid("drain_s", "seconds from 0 to 86400")
         self._fleet.handle(Drain(float(drain_s)), now)
         return {"pid": os.getpid(), "drain_s": float(drain_s)}
 
@@ -161,6 +179,17 @@ def _not_loaded(spec: dict[str, Any], error: BridgeError) -> BridgeError:
         return error
     text = f"{spec['name']} was not loaded in time: what it imports or constructs takes longer than the deadline"
     return BridgeError(error.code, f"{text} ({error.details.get('stage')})", details=error.details)
+
+
+def _text(args: dict[str, Any], path: str, what: str) -> str:
+    value = args.get(path)
+    if not isinstance(value, str):
+        raise _invalid(path, f"{shown(value)} is not {what}")
+    return value
+
+
+def _invalid(path: str, text: str) -> BridgeError:
+    return BridgeError(INVALID_REQUEST, f"{path}: {text}", details={"path": path})
 
 
 def _arguments(request: Request) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from orchestrator.coordinator.clients import Clients, Identity
 from orchestrator.coordinator.control import SELF, Control
 from orchestrator.coordinator.watching import Watching
 from orchestrator.coordinator.workers import Workers
-from pools.core.events import Drain, Effect, Kill, Launch, Log, Tick
+from pools.core.events import Drain, Dump, Effect, Kill, Launch, Log, Tick
 from pools.core.fleet import Fleet
 from pools.launch.launcher import Launcher
 
@@ -176,6 +176,8 @@ class Reactor:
         match effect:
             case Launch():
                 self._workers.launch(effect, now)
+            case Dump(worker_id):
+                self._workers.dump(worker_id)
             case Kill(worker_id, why):
                 self._workers.kill(worker_id, why)
             case Log(event, fields, "info"):

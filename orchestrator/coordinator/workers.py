@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Final
 
 import structlog
@@ -9,17 +10,29 @@ import structlog
 from bridge.protocol.codec import Decoded, decode
 from bridge.protocol.messages import Hello, Message
 from bridge.transport import Router
+from bridge.worker.stacks import DUMP_SIGNAL
 from orchestrator.config import Settings
 from orchestrator.coordinator.births import Births
 from orchestrator.coordinator.clients import Identity, welcome
-from orchestrator.coordinator.funerals import Funerals
+from orchestrator.coordinator.funerals import Funerals, Settled
+from orchestrator.coordinator.oom import OomKills, find_counter
 from orchestrator.coordinator.outbox import Outbox
 from orchestrator.coordinator.peers import Peers
-from pools.core.events import Launch, LaunchFailed, ProtocolBroken, WorkerDied, WorkerExited, WorkerLaunched
+from pools.core.events import (
+    ExitReason,
+    Launch,
+    LaunchFailed,
+    ProtocolBroken,
+    Signalled,
+    WorkerDied,
+    WorkerExited,
+    WorkerLaunched,
+)
 from pools.core.fleet import FROM_WORKERS, Fleet
 from pools.launch import launcher as launching
 
 _DRAIN_FRAMES: Final = 1024
+_KILLED: Final = Signalled(int(signal.SIGKILL))
 
 
 class Workers:
@@ -36,6 +49,7 @@ class Workers:
         self._launcher = launcher
         self._births = births
         self._funerals = Funerals()
+        self._oom_kills = OomKills(find_counter())
         self.peers = Peers(identity.run_id, identity.version)
         self.outbox = Outbox(router)
         self._log = structlog.get_logger("dspool.coordinator")
@@ -104,11 +118,17 @@ class Workers:
         except OSError as exc:
             self._launch_failed(launch.worker_id, f"{type(exc).__name__}: {exc}", now)
             return
+        self._oom_kills.launched(launch.worker_id)
         self._launcher.launch(spec)
+
+    def dump(self, worker_id: str) -> None:
+        """Have a worker's threads' stacks written, if it still can."""
+        self._launcher.kill(worker_id, DUMP_SIGNAL)
 
     def kill(self, worker_id: str, why: str) -> None:
         """Kill a worker's process."""
         self._log.warning("worker_killed", worker=worker_id, why=why)
+        self._oom_kills.killed_here(worker_id)
         self._launcher.kill(worker_id)
 
     def read_launcher(self, now: float) -> None:
@@ -127,10 +147,11 @@ class Workers:
                     self._funerals.reaped(event, now)
                 case launching.NannyLost():
                     self._log.error("nanny_lost")
+                    self._oom_kills.all_killed_here()  # by the launcher, which replaces its nanny
 
     def _launch_failed(self, worker_id: str, error: str, now: float) -> None:
         self._fleet.handle(WorkerExited(worker_id, LaunchFailed(error)), now)
-        self._births.bury(worker_id)
+        self._bury(worker_id)
 
     def next_death(self) -> float | None:
         """Return when `settle_deaths` has something to do, or None."""
@@ -143,6 +164,23 @@ class Workers:
             return
         self.read(now, _DRAIN_FRAMES)
         for death in deaths:
-            tail = tuple(self._launcher.log_tail(death.worker_id))
-            self._fleet.handle(WorkerExited(death.worker_id, death.reason, death.peak_rss_bytes, tail), now)
-            self._births.bury(death.worker_id)
+            worker_id = death.worker_id
+            exited = WorkerExited(
+                worker_id,
+                self._reason(death),
+                death.peak_rss_bytes,
+                log_tail=tuple(self._launcher.log_tail(worker_id)),
+                stacks=self._births.stacks(worker_id),
+            )
+            self._fleet.handle(exited, now)
+            self._bury(worker_id)
+
+    def _reason(self, death: Settled) -> ExitReason:
+        """Return how a worker ended; of a SIGKILL that nobody here sent, whether it was for memory."""
+        if death.reason == _KILLED and self._oom_kills.explains(death.worker_id):
+            return Signalled(_KILLED.number, out_of_memory=True)
+        return death.reason
+
+    def _bury(self, worker_id: str) -> None:
+        self._births.bury(worker_id)
+        self._oom_kills.buried(worker_id)

@@ -19,7 +19,7 @@ from bridge.protocol.messages import (
 from pools.core.dispatch import choose, dispatch
 from pools.core.entries import ClientEntry, PoolEntry, RequestEntry
 from pools.core.events import ClientConnected
-from pools.core.states import READY
+from pools.core.places import unserved
 from pools.core.tables import Route, Tables, unavailable
 
 # Operations that the coordinator answers itself.
@@ -151,10 +151,9 @@ def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, messag
     if client.in_flight + message.rows > tables.config.client_rows:
         limit = tables.config.client_rows
         return _overloaded(pool, f"this client already has {client.in_flight} rows in flight (limit {limit})")
-    if not pool.places:
-        return unavailable(f"pool {pool.name} is off (size 0); set pools.{pool.name}.size to use it")
-    if pool.boot_error is not None and not any(worker.state == READY for worker in pool.workers):
-        return pool.boot_error
+    unavailable_now = unserved(pool)
+    if unavailable_now is not None:
+        return unavailable_now
     limit = pool.config.max_queue
     # A message larger than the queue may wait alone. Without a queue only what a worker takes at once is accepted.
     if pool.queued + message.rows > limit and (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, BridgeError
-from bridge.protocol.messages import Bye, Cancel, CancelReply, Recall
+from bridge.protocol.messages import Bye, Cancel, CancelReply
 from pools.core.entries import ASKED, FORCED, ClientEntry, RequestEntry, WorkerEntry
-from pools.core.events import ClientGone, Kill
+from pools.core.events import ClientGone
+from pools.core.leaving import dump_and_kill, kill, recall
 from pools.core.settlement import answer_cancel, settle_error
 from pools.core.states import DISPATCHED, QUEUED, SETTLED
 from pools.core.tables import Tables
@@ -38,15 +39,9 @@ def cancel(tables: Tables, entry: RequestEntry, now: float, *, force: bool) -> N
     if worker is None:
         return
     if entry.state == DISPATCHED and not worker.started(entry.epoch):
-        _recall(tables, entry, worker)
+        recall(tables, worker, entry)
     else:
         stop_attempt(tables, worker, entry.epoch, now)
-
-
-def _recall(tables: Tables, entry: RequestEntry, worker: WorkerEntry) -> None:
-    if not entry.recalled:
-        entry.recalled = True
-        tables.to_workers.append((worker.peer, Recall(request_id=entry.request_id, epoch=entry.epoch)))
 
 
 def stop_attempt(tables: Tables, worker: WorkerEntry, epoch: int, now: float) -> None:
@@ -62,15 +57,14 @@ def stop_attempt(tables: Tables, worker: WorkerEntry, epoch: int, now: float) ->
 
 
 def _grace_over(worker: WorkerEntry, epoch: int, tables: Tables, now: float) -> None:
-    if epoch in worker.attempts and not worker.kill_why:
-        operation = worker.attempts[epoch].message.operation
-        kill(tables, worker, f"{operation} did not stop within {worker.pool.config.grace_s:g} s of being asked")
-
-
-def kill(tables: Tables, worker: WorkerEntry, why: str) -> None:
-    """Have a worker killed; the reason is kept before the signal is sent."""
-    worker.kill_why = why
-    tables.effects.append(Kill(worker.worker_id, why))
+    entry = worker.attempts.get(epoch)
+    if entry is None or tables.workers.get(worker.worker_id) is not worker:
+        return
+    why = f"{entry.message.operation} did not stop within {worker.pool.config.grace_s:g} s of being asked"
+    if entry.cancel == FORCED:
+        kill(tables, worker, why)  # somebody who knows wants it gone: nothing to find out
+    else:
+        dump_and_kill(tables, worker, why, now)
 
 
 def expire(tables: Tables, now: float) -> None:
@@ -94,7 +88,7 @@ def expire(tables: Tables, now: float) -> None:
         if started:
             stop_attempt(tables, worker, entry.epoch, now)
         else:
-            _recall(tables, entry, worker)
+            recall(tables, worker, entry)
 
 
 def on_bye(tables: Tables, message: Bye | ClientGone, now: float, peer: bytes) -> None:

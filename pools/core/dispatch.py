@@ -7,12 +7,22 @@ from typing import Final
 from msgspec.structs import replace
 
 from bridge.protocol.errors import CANCELLED, BridgeError
-from bridge.protocol.messages import FLAG_EVENTS, Event, Recall, Recalled, Reply, Started
+from bridge.protocol.messages import FLAG_EVENTS, Event, Recalled, Reply, Started
 from pools.core.cancellation import cancelled_error, stop_attempt
 from pools.core.credits import SLOW_MS, RunTimes
 from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
+from pools.core.leaving import recall, stop
 from pools.core.settlement import answer_cancel, settle, settle_error
-from pools.core.states import DISPATCHED, ON_DISPATCH, ON_RETURN, ON_START, REQUEST_MOVES, RUNNING, SETTLED
+from pools.core.states import (
+    DISPATCHED,
+    ON_DISPATCH,
+    ON_RETURN,
+    ON_START,
+    READY,
+    REQUEST_MOVES,
+    RUNNING,
+    SETTLED,
+)
 from pools.core.tables import Tables
 
 # Idle workers take queued work from loaded ones only where a run is worth the round trip of a Recall.
@@ -118,6 +128,8 @@ def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
         tables.fenced += rows  # out of time or cancelled: its caller has been answered
     else:
         settle(tables, entry, message, now)
+    if worker.stop_wanted and not worker.attempts:
+        stop(tables, worker, now)
     if pool.queue:
         pump(tables, pool, now)
     elif pool.over and worker.held < pool.slots:
@@ -131,7 +143,7 @@ def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int) -
     """
     loaded = max(pool.ready, key=lambda worker: worker.held)
     wanted = min(wanted, loaded.held - pool.slots)
-    if loaded is idle or idle.died:
+    if loaded is idle or idle.died or idle.state != READY:
         return
     for epoch in reversed(loaded.attempts):
         if wanted <= 0:
@@ -140,8 +152,7 @@ def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int) -
         if (entry.times.median_ms or 0.0) < _RECALL_WORTH_MS:
             return
         if not entry.recalled and entry.state == DISPATCHED and not loaded.started(epoch):
-            entry.recalled = True
-            tables.to_workers.append((loaded.peer, Recall(request_id=entry.request_id, epoch=epoch)))
+            recall(tables, loaded, entry)
             wanted -= 1
 
 
@@ -155,6 +166,8 @@ def on_recalled(tables: Tables, message: Recalled, now: float, peer: bytes) -> N
     release(worker, message.epoch)
     if entry.state != SETTLED:
         give_back(tables, entry, now)
+    if worker.stop_wanted and not worker.attempts:
+        stop(tables, worker, now)
     pump(tables, entry.pool, now)
 
 

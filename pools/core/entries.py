@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -74,12 +74,13 @@ class WorkerEntry:
     """One life of one place of a pool.
 
     slots_page: the live words of its started-slots page. held: rows it was sent and has not answered.
+    tolerance: what its pool's limits for recycling are multiplied with, so that workers of one age do not end as one.
     """
 
     __slots__ = (
-        "attempts", "boot_error", "boot_ms", "died", "held", "incarnation", "kill_why", "last_epoch",
+        "attempts", "boot_error", "boot_ms", "booted", "died", "held", "incarnation", "kill_why", "last_epoch",
         "last_heard", "launched_at", "peer", "pid", "place", "pool", "requests", "rss_bytes", "slots_page",
-        "state", "stop_wanted", "worker_id",
+        "state", "stop_wanted", "stop_why", "told_to_stop", "tolerance", "worker_id",
     )  # fmt: skip
 
     def __init__(self, pool: PoolEntry, place: int, incarnation: int, slots_page: Sequence[int], now: float) -> None:
@@ -93,6 +94,7 @@ class WorkerEntry:
         self.last_heard = now
         self.peer = b""
         self.pid = 0
+        self.booted = False
         self.boot_ms = 0.0
         self.boot_error: bytes | None = None
         self.attempts: dict[int, RequestEntry] = {}
@@ -103,6 +105,9 @@ class WorkerEntry:
         self.kill_why = ""
         self.died = False  # its process has ended; what it sent may still come
         self.stop_wanted = False  # intent, recorded before the worker is told
+        self.stop_why = ""
+        self.told_to_stop = False
+        self.tolerance = 1.0
 
     def started(self, epoch: int) -> bool:
         """Return False only if the page proves that the attempt has not started."""
@@ -125,15 +130,37 @@ class DeadWorker(msgspec.Struct, frozen=True):
     cause: str
     peak_rss_bytes: int
     log_tail: tuple[str, ...]
+    stacks: tuple[str, ...]
+
+
+class Wish(NamedTuple):
+    """A worker is to be replaced: why, and how long what it runs may take; None = as long as it takes."""
+
+    why: str
+    grace_s: float | None = None
+
+
+class Succession(NamedTuple):
+    """A worker and the spare that is to take its place, from the spare's launch to the old one's end."""
+
+    old: WorkerEntry
+    spare: WorkerEntry
+    wish: Wish
 
 
 class PoolEntry:
-    """One pool: its queue, its places, its counters. All row counts."""
+    """One pool: its queue, its places, its counters. All row counts.
+
+    size: places that are wanted, 1 to `size`; those above are kept for their incarnations. lives: its living workers,
+    by id, those that leave included. succession: the one replacement that is under way. wishes: those to come, by the
+    old worker's id; none is begun before replace_at. A pool with a boot_error is degraded: it answers with that error
+    and is probed by one launch at a time (`probe`: the latest one's id), none before probe_at.
+    """
 
     __slots__ = (
         "accepted", "boot_error", "cancelled", "completed", "config", "credits", "dead", "dealt_to", "failed",
-        "hand_left", "in_flight", "latency", "name", "over", "places", "queue", "queued", "ready", "rejected",
-        "restarts", "slots", "was_ready",
+        "hand_left", "in_flight", "latency", "lives", "name", "over", "places", "probe", "probe_at", "queue", "queued",
+        "ready", "rejected", "replace_at", "restarts", "size", "slots", "succession", "was_ready", "wishes",
     )  # fmt: skip
 
     def __init__(self, config: PoolConfig, random: Callable[[], float]) -> None:
@@ -144,8 +171,13 @@ class PoolEntry:
         self.queued = 0
         self.in_flight = 0
         self.ready: list[WorkerEntry] = []
+        self.size = config.size
         self.places: dict[int, Place] = {n: Place(n) for n in range(1, config.size + 1)}
+        self.lives: dict[str, WorkerEntry] = {}
         self.restarts = RestartPolicy(config.restart, random)
+        self.succession: Succession | None = None
+        self.wishes: dict[str, Wish] = {}
+        self.replace_at = 0.0
         self.credits = Credits()
         self.latency = Histogram()
         self.dealt_to: WorkerEntry | None = None  # who is being dealt a hand, and how much of it is left
@@ -153,6 +185,8 @@ class PoolEntry:
         self.over = 0  # ready workers that hold more than their slots
         self.dead: deque[DeadWorker] = deque(maxlen=DEAD_WORKERS_KEPT)
         self.boot_error: BridgeError | None = None
+        self.probe = ""
+        self.probe_at = 0.0
         self.was_ready = False
         self.accepted = 0
         self.completed = 0
@@ -163,18 +197,29 @@ class PoolEntry:
     @property
     def workers(self) -> list[WorkerEntry]:
         """The living workers, by place."""
-        return [place.worker for place in self.places.values() if place.worker is not None]
+        return sorted(self.lives.values(), key=lambda worker: (worker.place, worker.incarnation))
+
+    @property
+    def wanted(self) -> list[Place]:
+        """The places that are to have a worker."""
+        return [place for place in self.places.values() if place.number <= self.size and not place.out]
 
 
 class Place:
-    """One of a pool's `size` places. A place has at most one worker; each new one is its next incarnation."""
+    """One of a pool's places: a worker after the other, each its next incarnation.
 
-    __slots__ = ("incarnation", "number", "worker")
+    worker: the one in service, or on its way there; never two. Besides it there may be a spare, which takes its place
+    when it is ready, and some that leave. out: why it is to stay empty, if it is. not_before: when it may be filled.
+    """
+
+    __slots__ = ("incarnation", "not_before", "number", "out", "worker")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.incarnation = 0
         self.worker: WorkerEntry | None = None
+        self.out = ""
+        self.not_before = 0.0
 
 
 def worker_state(worker: WorkerEntry) -> str:

@@ -23,12 +23,13 @@ class Exited(msgspec.Struct, frozen=True):
 
 
 class Signalled(msgspec.Struct, frozen=True):
-    """A signal ended it."""
+    """A signal ended it. out_of_memory: the kernel sent it, for want of memory."""
 
     number: int
+    out_of_memory: bool = False
 
     def __str__(self) -> str:
-        return f"signal {self.number}"
+        return "out of memory" if self.out_of_memory else f"signal {self.number}"
 
 
 class BootFailed(msgspec.Struct, frozen=True):
@@ -75,12 +76,16 @@ class WorkerDied(msgspec.Struct, frozen=True):
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
-    """The worker is gone and everything it sent has been handled; its started slots are final."""
+    """The worker is gone and everything it sent has been handled; its started slots are final.
+
+    stacks: lines of its threads' stacks, if it wrote any before it ended.
+    """
 
     worker_id: str
     reason: ExitReason
     peak_rss_bytes: int = 0
     log_tail: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
 
 
 class ProtocolBroken(msgspec.Struct, frozen=True):
@@ -117,6 +122,29 @@ class Tick(msgspec.Struct, frozen=True):
     """Time passed: deadlines, restarts, heartbeats and grace periods are looked at."""
 
 
+class Resize(msgspec.Struct, frozen=True):
+    """A pool is to have `size` workers, all its places in service. Refused: BridgeError NOT_FOUND, INVALID_REQUEST."""
+
+    pool: str
+    size: int
+
+
+class DrainWorker(msgspec.Struct, frozen=True):
+    """A worker is to finish what it runs and stop; its place stays empty. Refused: BridgeError."""
+
+    worker_id: str
+
+
+class Restart(msgspec.Struct, frozen=True):
+    """A worker, or all of a pool, is to be replaced, each by a spare that is ready first. Refused: BridgeError.
+
+    target: a worker's id or a pool's name. grace_s: how long running work has to end; None = as long as it takes.
+    """
+
+    target: str
+    grace_s: float | None = None
+
+
 class Drain(msgspec.Struct, frozen=True):
     """Nothing new from now on. What is accepted has `budget_s` to finish, then it is cancelled; then workers stop."""
 
@@ -135,6 +163,12 @@ class Launch(msgspec.Struct, frozen=True):
     incarnation: int
 
 
+class Dump(msgspec.Struct, frozen=True):
+    """Have a worker write its threads' stacks. A Kill follows, whether it could or not."""
+
+    worker_id: str
+
+
 class Kill(msgspec.Struct, frozen=True):
     """Send SIGKILL to a worker."""
 
@@ -150,4 +184,4 @@ class Log(msgspec.Struct, frozen=True):
     level: str = "info"
 
 
-Effect = Launch | Kill | Log
+Effect = Launch | Dump | Kill | Log

@@ -13,16 +13,19 @@ from typing import Any, Final
 
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig
-from pools.core import admission, cancellation, dispatch, lifecycle, listing
+from pools.core import admission, cancellation, dispatch, lifecycle, listing, service
 from pools.core.entries import Peer, Sends
 from pools.core.events import (
     ClientConnected,
     ClientGone,
     Drain,
+    DrainWorker,
     Effect,
     ProgramDeployed,
     ProgramRemoved,
     ProtocolBroken,
+    Resize,
+    Restart,
     Tick,
     WorkerDied,
     WorkerExited,
@@ -39,7 +42,6 @@ def _on_tick(tables: Tables, event: Tick, now: float, peer: bytes) -> None:
         heapq.heappop(timers)[2](tables, now)
     cancellation.expire(tables, now)
     lifecycle.stop_if_idle(tables, now)
-    tables.last_tick = now
 
 
 # Who may say what: a message type that is not here is not for the coordinator from this side.
@@ -67,6 +69,9 @@ _HAPPENINGS: Final[dict[type, Handler]] = {
     ClientGone: cancellation.on_bye,
     ProgramDeployed: lifecycle.on_program,
     ProgramRemoved: lifecycle.on_program_removed,
+    Resize: service.on_resize,
+    DrainWorker: service.on_drain_worker,
+    Restart: service.on_restart,
     Drain: lifecycle.on_drain,
     Tick: _on_tick,
 }
@@ -95,7 +100,7 @@ class Fleet:
         lifecycle.start(self._tables, now)
 
     def handle(self, event: Any, now: float, peer: Peer = b"") -> None:
-        """Take one event. Raises KeyError for a type that is no event."""
+        """Take one event. Raises KeyError for a type that is no event, BridgeError for what an operator may not ask."""
         _HANDLERS[type(event)](self._tables, event, now, peer)
 
     @property
@@ -136,8 +141,8 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether every place of every pool has a worker that takes requests."""
-        return all(len(pool.ready) == len(pool.places) for pool in self._tables.pools.values())
+        """Whether every place that is in service has a worker that takes requests."""
+        return all(len(pool.ready) >= len(pool.wanted) for pool in self._tables.pools.values())
 
     @property
     def boot_error(self) -> Any:
@@ -159,6 +164,10 @@ class Fleet:
     def pool_names(self) -> list[str]:
         """Return the pools' names."""
         return list(self._tables.pools)
+
+    def replacing(self, target: str) -> list[str]:
+        """Return the workers of a pool, or the one worker, that are being replaced or will be, in that order."""
+        return listing.replacing(self._tables, target)
 
     def stats(self, now: float) -> dict[str, Any]:
         """Return the counters of `client.stats()` that the fleet owns."""

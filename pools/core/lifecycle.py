@@ -7,15 +7,16 @@ from typing import Final
 
 from bridge.protocol.errors import CANCELLED, BridgeError, decode_error
 from bridge.protocol.messages import BootFailed as BootFailedMessage
-from bridge.protocol.messages import Heartbeat, Hello, Program, Ready, Stop
-from pools.core.cancellation import kill
+from bridge.protocol.messages import Heartbeat, Hello, Program, Ready
+from pools.core import replacement
 from pools.core.dispatch import lost, pump, rebalance
-from pools.core.entries import DEAD_WORKER_KEPT_S, DeadWorker, Place, PoolEntry, WorkerEntry
+from pools.core.entries import DEAD_WORKER_KEPT_S, NOT_ASKED, DeadWorker, PoolEntry, WorkerEntry
 from pools.core.events import (
     BootFailed,
     Drain,
+    Exited,
     ExitReason,
-    Launch,
+    Kill,
     LaunchFailed,
     ProgramDeployed,
     ProgramRemoved,
@@ -25,58 +26,41 @@ from pools.core.events import (
     WorkerExited,
     WorkerLaunched,
 )
-from pools.core.settlement import settle_error
-from pools.core.states import (
-    BOOTING,
-    DRAINING,
-    LAUNCHING,
-    ON_DRAIN,
-    ON_EXIT,
-    ON_HELLO,
-    ON_READY,
-    QUEUED,
-    READY,
-    WORKER_MOVES,
-)
+from pools.core.leaving import dump_and_kill, kill, leave_ready, stop
+from pools.core.places import degrade, fill_later, heal, reconcile
+from pools.core.recycling import recycle
+from pools.core.settlement import answer_cancel, settle_error
+from pools.core.states import BOOTING, LAUNCHING, ON_EXIT, ON_HELLO, ON_READY, QUEUED, WORKER_MOVES
 from pools.core.tables import Tables, unavailable
 
 _CHECK_EVERY_S: Final = 1.0
-# Between two checks the coordinator itself may have stood still (SIGSTOP, a suspended machine): then nobody was
+# A silence is noticed at most this long after its limit; its worker is dead 0.2 s later (DUMP_S).
+_LISTEN_EVERY_S: Final = 0.5
+# Where the look itself comes so late, the coordinator stood still (SIGSTOP, a suspended machine): then nobody was
 # silent, nobody was listening.
-_STALL_S: Final = 5.0
+_STALL_S: Final = 0.5
 # A boot imports DSPy and, one day, a model; one that takes longer hangs.
 BOOT_LIMIT_S: Final = 300.0
-# From Stop to SIGKILL at the fleet's end, at most: by then everything is settled.
-STOP_GRACE_S: Final = 2.0
+# A launch of which nothing was ever heard, not even after it was killed, is lost: its place is filled anew.
+LAUNCH_LOST_S: Final = BOOT_LIMIT_S + 10.0
 
 
 def start(tables: Tables, now: float) -> None:
     """Launch every place of every pool."""
-    tables.last_tick = now
     for pool in tables.pools.values():
-        for place in pool.places.values():
-            launch(tables, pool, place, now)
+        reconcile(tables, pool, now)
     tables.after(now + _CHECK_EVERY_S, check)
-
-
-def launch(tables: Tables, pool: PoolEntry, place: Place, now: float) -> None:
-    """Begin the next life of a place."""
-    if tables.stopping or place.worker is not None:
-        return
-    place.incarnation += 1
-    worker = WorkerEntry(pool, place.number, place.incarnation, (), now)
-    worker.slots_page = tables.open_page(worker.worker_id)
-    place.worker = worker
-    tables.workers[worker.worker_id] = worker
-    tables.effects.append(Launch(worker.worker_id, pool.name, place.number, place.incarnation))
+    _listen_later(tables, now)
 
 
 def on_launched(tables: Tables, event: WorkerLaunched, now: float, peer: bytes) -> None:
-    """The process exists."""
+    """The process exists. One that nobody expects any more is killed: its place may be another's by now."""
     worker = tables.workers.get(event.worker_id)
-    if worker is not None:
-        worker.pid = event.pid
-        worker.last_heard = now
+    if worker is None:
+        tables.effects.append(Kill(event.worker_id, "nobody waits for it any more"))
+        return
+    worker.pid = event.pid
+    worker.last_heard = now
 
 
 def on_hello(tables: Tables, message: Hello, now: float, peer: bytes) -> None:
@@ -97,17 +81,18 @@ def on_ready(tables: Tables, message: Ready, now: float, peer: bytes) -> None:
     if worker is None or worker.state != BOOTING:
         return
     worker.state = WORKER_MOVES[worker.state][ON_READY]
+    worker.booted = True
     worker.boot_ms = (now - worker.launched_at) * 1000.0
     worker.last_heard = now
     pool = worker.pool
     pool.was_ready = True
-    pool.boot_error = None
-    pool.restarts.recovered(now=now)
+    heal(tables, pool, now)
     if worker.died:
         return  # it lived to say so, no longer
     pool.ready.append(worker)
     tables.log("worker_ready", worker=worker.worker_id, pid=worker.pid, boot_ms=round(worker.boot_ms))
     tables.to_workers.extend((peer, program) for _, program in tables.programs.values())
+    replacement.on_ready(tables, worker, now)
     pump(tables, pool, now)
     if pool.over and not worker.held:
         rebalance(tables, pool, worker, pool.slots)
@@ -133,69 +118,79 @@ def on_died(tables: Tables, event: WorkerDied, now: float, peer: bytes) -> None:
     worker = tables.workers.get(event.worker_id)
     if worker is not None:
         worker.died = True
-        _leave_ready(worker)
+        leave_ready(worker)
 
 
 def on_protocol_broken(tables: Tables, event: ProtocolBroken, now: float, peer: bytes) -> None:
     """A worker cannot be understood: replies of its live attempts may be lost, so it is killed."""
     worker = tables.workers_by_peer.get(peer)
-    if worker is not None and not worker.kill_why:
+    if worker is not None:
         kill(tables, worker, f"protocol error: {event.why}")
 
 
 def on_exited(tables: Tables, event: WorkerExited, now: float, peer: bytes) -> None:
-    """A worker is gone: settle what it held, remember it, replace it."""
+    """A worker is gone: settle what it held, remember it, fill its place again if it is to be filled."""
     worker = tables.workers.pop(event.worker_id, None)
     if worker is None:
         return
     pool = worker.pool
-    booted = worker.state == READY
-    wanted = worker.stop_wanted
     worker.state = WORKER_MOVES[worker.state][ON_EXIT]
-    _forget(tables, worker)
+    del pool.lives[worker.worker_id]
+    tables.workers_by_peer.pop(worker.peer, None)
+    leave_ready(worker)
     reason = BootFailed(worker.boot_error) if worker.boot_error is not None else event.reason
-    cause = worker.kill_why or str(reason)
-    number = reason.number if isinstance(reason, Signalled) else None
-    lost(tables, worker, number, cause, now)
-    pool.dead.append(
-        DeadWorker(
-            worker.worker_id, worker.pid, worker.place, worker.incarnation, now, now - worker.launched_at,
-            worker.requests, worker.boot_ms, reason, cause, event.peak_rss_bytes, event.log_tail,
-        )
-    )  # fmt: skip
-    level = "info" if wanted else "warning"
-    tables.log("worker_exited", level, worker=worker.worker_id, pid=worker.pid, cause=cause, intended=wanted)
-    pool.places[worker.place].worker = None
+    cause = worker.kill_why or (worker.stop_why if reason == Exited(0) else "") or str(reason)
+    lost(tables, worker, reason.number if isinstance(reason, Signalled) else None, cause, now)
+    _remember(tables, worker, event, reason, cause, now)
+    replacement.on_exited(tables, worker, now)
+    place = pool.places[worker.place]
+    if place.worker is worker:
+        place.worker = None
+        if not tables.stopping:
+            _after_end(tables, worker, event, reason, cause, now)
     if tables.stopping:
         return
-    delay_s = _restart_delay_s(tables, pool, worker, event, reason, booted=booted, now=now)
-    if delay_s > 0:
-        tables.log("worker_restart_delayed", "warning", pool=pool.name, place=worker.place, delay_s=round(delay_s, 3))
-        tables.after(now + delay_s, partial(_relaunch, pool.places[worker.place], pool))
-    else:
-        launch(tables, pool, pool.places[worker.place], now)
+    reconcile(tables, pool, now)
+    replacement.advance(tables, pool, now)
     pump(tables, pool, now)
 
 
-def _relaunch(place: Place, pool: PoolEntry, tables: Tables, now: float) -> None:
-    launch(tables, pool, place, now)
+def _remember(
+    tables: Tables, worker: WorkerEntry, event: WorkerExited, reason: ExitReason, cause: str, now: float
+) -> None:
+    worker.pool.dead.append(
+        DeadWorker(
+            worker.worker_id, worker.pid, worker.place, worker.incarnation, now, now - worker.launched_at,
+            worker.requests, worker.boot_ms, reason, cause, event.peak_rss_bytes, event.log_tail, event.stacks,
+        )
+    )  # fmt: skip
+    wanted = worker.stop_wanted
+    level = "info" if wanted else "warning"
+    tables.log("worker_exited", level, worker=worker.worker_id, pid=worker.pid, cause=cause, intended=wanted)
 
 
-def _restart_delay_s(
-    tables: Tables, pool: PoolEntry, worker: WorkerEntry, event: WorkerExited, reason: ExitReason, *, booted: bool,
-    now: float,
-) -> float:  # fmt: skip
-    if booted or worker.stop_wanted:
-        return pool.restarts.crashed(now=now)
-    error = _boot_error(pool, worker, event, reason)
-    tables.log("worker_boot_failed", "error", worker=worker.worker_id, why=error.message)
-    delay_s = pool.restarts.boot_failed()
-    # One failure may be bad luck while the others still boot; as many as there are places is a broken pool.
-    if not pool.ready and pool.restarts.failed_boots >= len(pool.places):
-        pool.boot_error = error
-        for entry in list(pool.queue.values()):
-            settle_error(tables, entry, error, now)
-    return delay_s
+def _after_end(
+    tables: Tables, worker: WorkerEntry, event: WorkerExited, reason: ExitReason, cause: str, now: float
+) -> None:
+    """A worker in service ended by itself, or was killed for cause: say whether and when its place is filled again."""
+    pool = worker.pool
+    place = pool.places[worker.place]
+    normal = worker.booted and not worker.kill_why and reason == Exited(0)
+    if not pool.restarts.restarts(normal=normal):
+        kind = pool.config.restart.type
+        place.out = f"{worker.worker_id} ended: {cause}; {kind} workers are not started again"
+        tables.log("worker_not_restarted", "warning", worker=worker.worker_id, type=kind)
+    if worker.booted:
+        delay_s = pool.restarts.crashed(now=now) if not place.out else 0.0
+    else:
+        error = _boot_error(pool, worker, event, reason)
+        tables.log("worker_boot_failed", "error", worker=worker.worker_id, why=error.message)
+        delay_s = pool.restarts.boot_failed()
+        # One failure may be bad luck while the others still boot; as many as there are places is a broken pool.
+        broken = pool.boot_error is not None or pool.restarts.failed_boots >= len(pool.wanted)
+        if broken and not pool.ready:
+            degrade(tables, pool, error, delay_s, now)
+    fill_later(tables, pool, place, delay_s, now)
 
 
 def _boot_error(pool: PoolEntry, worker: WorkerEntry, event: WorkerExited, reason: ExitReason) -> BridgeError:
@@ -206,43 +201,44 @@ def _boot_error(pool: PoolEntry, worker: WorkerEntry, event: WorkerExited, reaso
     elif isinstance(reason, LaunchFailed):
         text, traceback = reason.error, ""
     else:
-        text, traceback = worker.kill_why or str(reason), "\n".join(event.log_tail)
+        text, traceback = worker.kill_why or str(reason), "\n".join((*event.log_tail, *event.stacks))
     return unavailable(
         f"pool {pool.name} cannot start its workers ({worker.worker_id}): {text}\n{traceback}".rstrip(),
         remote_traceback=traceback,
     )
 
 
-def _forget(tables: Tables, worker: WorkerEntry) -> None:
-    tables.workers_by_peer.pop(worker.peer, None)
-    _leave_ready(worker)
+def _listen_later(tables: Tables, now: float) -> None:
+    due = now + _LISTEN_EVERY_S
+    tables.after(due, partial(_listen, due))
 
 
-def _leave_ready(worker: WorkerEntry) -> None:
-    pool = worker.pool
-    if pool.dealt_to is worker:
-        pool.dealt_to = None
-    if worker in pool.ready:
-        pool.ready.remove(worker)
-        if worker.held > pool.slots:
-            pool.over -= 1
-
-
-def check(tables: Tables, now: float) -> None:
-    """Look at every worker's heartbeat; drop what is remembered of workers long dead. Runs each second."""
-    tables.next_spell()
-    stalled = now - tables.last_tick > _STALL_S
-    for worker in tables.workers.values():
+def _listen(due: float, tables: Tables, now: float) -> None:
+    """Look at every worker's heartbeat. Runs twice a second."""
+    stalled = now - due > _STALL_S
+    for worker in list(tables.workers.values()):
         if stalled or worker.state == LAUNCHING:
             worker.last_heard = now
         limit_s = worker.pool.config.heartbeat_limit_s
-        if now - worker.last_heard > limit_s and not worker.kill_why:
-            kill(tables, worker, f"no heartbeat for {limit_s:g} s")
-        elif worker.state in (LAUNCHING, BOOTING) and now - worker.launched_at > BOOT_LIMIT_S and not worker.kill_why:
-            kill(tables, worker, f"did not boot within {BOOT_LIMIT_S:g} s")
+        if now - worker.last_heard > limit_s:
+            dump_and_kill(tables, worker, f"no heartbeat for {limit_s:g} s", now)
+    _listen_later(tables, now)
+
+
+def check(tables: Tables, now: float) -> None:
+    """Bring every pool to its size, end what does not boot, forget the long dead. Runs each second."""
+    tables.next_spell()
+    for worker in list(tables.workers.values()):
+        age_s = now - worker.launched_at
+        if worker.state in (LAUNCHING, BOOTING) and age_s > BOOT_LIMIT_S:
+            dump_and_kill(tables, worker, f"did not boot within {BOOT_LIMIT_S:g} s", now)
+        if worker.kill_why and not worker.pid and not worker.died and age_s > LAUNCH_LOST_S:
+            on_exited(tables, WorkerExited(worker.worker_id, LaunchFailed("nothing was heard of it")), now, b"")
     for pool in tables.pools.values():
         while pool.dead and pool.dead[0].exited_at < now - DEAD_WORKER_KEPT_S:
             pool.dead.popleft()
+        recycle(tables, pool, now)
+        reconcile(tables, pool, now)
     tables.after(now + _CHECK_EVERY_S, check)
 
 
@@ -290,8 +286,11 @@ def _budget_spent(tables: Tables, now: float) -> None:
         queued = entry.state == QUEUED
         text = "before this request ran" if queued else "before this request was done; it may have run"
         error = BridgeError(CANCELLED, f"the coordinator shut down {text}", retryable=queued)
-        entry.pool.cancelled += entry.rows
-        entry.cancel_answered = True
+        if entry.cancel != NOT_ASKED and not entry.cancel_answered:
+            answer_cancel(tables, entry, "running", "asked")  # whoever waits for it gets no other word
+        else:
+            entry.pool.cancelled += entry.rows
+            entry.cancel_answered = True
         settle_error(tables, entry, error, now)
     stop_if_idle(tables, now)
 
@@ -299,18 +298,7 @@ def _budget_spent(tables: Tables, now: float) -> None:
 def stop_workers(tables: Tables, now: float) -> None:
     """Tell every worker to stop; kill what is left after a short grace."""
     tables.stopping = True
+    for pool in tables.pools.values():
+        replacement.forget(pool)
     for worker in tables.workers.values():
-        worker.stop_wanted = True
-        worker.state = WORKER_MOVES[worker.state][ON_DRAIN]
-        if worker.peer:
-            tables.to_workers.append((worker.peer, Stop()))
-        else:
-            kill(tables, worker, "stopped before it had booted")
-        _leave_ready(worker)
-        grace_s = min(worker.pool.config.grace_s, STOP_GRACE_S)
-        tables.after(now + grace_s, partial(_kill_unstopped, worker, grace_s))
-
-
-def _kill_unstopped(worker: WorkerEntry, grace_s: float, tables: Tables, now: float) -> None:
-    if worker.state == DRAINING and not worker.kill_why:
-        kill(tables, worker, f"did not stop within {grace_s:g} s")
+        stop(tables, worker, now)

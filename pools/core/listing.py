@@ -30,7 +30,9 @@ def stats(tables: Tables, now: float) -> dict[str, Any]:
 
 def _pool_stats(pool: PoolEntry) -> dict[str, Any]:
     return {
-        "size": len(pool.places),
+        "state": "ok" if pool.boot_error is None else "degraded",
+        "why": pool.boot_error.message if pool.boot_error is not None else None,
+        "size": pool.size,
         "ready": len(pool.ready),
         "busy": sum(1 for worker in pool.ready if worker.attempts),
         "queued": pool.queued,
@@ -48,8 +50,8 @@ def pools(tables: Tables) -> list[dict[str, Any]]:
     return [
         {
             "pool": pool.name,
-            "state": _pool_state(pool),
             **_pool_stats(pool),
+            "state": _pool_state(pool),
             "slots": pool.slots,
             "max_queue": pool.config.max_queue,
             "default_deadline_s": pool.config.default_deadline_s,
@@ -60,11 +62,20 @@ def pools(tables: Tables) -> list[dict[str, Any]]:
 
 
 def _pool_state(pool: PoolEntry) -> str:
-    if not pool.places:
+    if not pool.size:
         return "off"
     if pool.ready:
-        return "ready" if len(pool.ready) == len(pool.places) else "degraded"
+        return "ready" if len(pool.ready) >= pool.size else "degraded"
     return "failing" if pool.boot_error is not None else "starting"
+
+
+def replacing(tables: Tables, target: str) -> list[str]:
+    """Return who is replaced or will be: of a pool, or the worker alone if it is among them."""
+    found: list[str] = []
+    for pool in tables.pools.values():
+        current = [pool.succession.old.worker_id] if pool.succession is not None else []
+        found.extend(name for name in (*current, *pool.wishes) if target in (pool.name, name))
+    return found
 
 
 def workers(tables: Tables, now: float) -> list[dict[str, Any]]:
@@ -84,6 +95,7 @@ def workers(tables: Tables, now: float) -> list[dict[str, Any]]:
                     "age_s": now - worker.launched_at,
                     "requests": worker.requests,
                     "boot_ms": worker.boot_ms,
+                    "leaving": worker.kill_why or worker.stop_why or None,
                     "exit": None,
                 }
             )
@@ -104,6 +116,7 @@ def _dead(pool: PoolEntry, dead: DeadWorker) -> dict[str, Any]:
         "age_s": dead.lived_s,
         "requests": dead.requests,
         "boot_ms": dead.boot_ms,
+        "leaving": None,
         "exit": {
             "cause": dead.cause,
             "kind": _KINDS[type(dead.reason)],
@@ -111,6 +124,7 @@ def _dead(pool: PoolEntry, dead: DeadWorker) -> dict[str, Any]:
             "signal": dead.reason.number if isinstance(dead.reason, Signalled) else None,
             "peak_rss_bytes": dead.peak_rss_bytes,
             "log_tail": list(dead.log_tail[-20:]),
+            "stacks": list(dead.stacks),
         },
     }
 

@@ -2,7 +2,8 @@
 
 After OTP's restart intensity: at once while the pool stays within `max_restarts` in `window_s`. Beyond it dspool
 waits instead of giving up, doubling with jitter, because the pool's other workers still serve. A boot failure is its
-own kind: the next try would fail too, so it waits from the first.
+own kind: the next try would fail too, so it waits from the first. Which ends call for a restart at all is the pool's
+restart type, OTP's too: permanent, transient, temporary.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ class RestartPolicy:
         self._waits = 0  # consecutive delayed restarts
         self.count = 0
         self.failed_boots = 0  # in a row
+
+    def restarts(self, *, normal: bool) -> bool:
+        """Return whether a worker that ended is started again. normal: it left by itself, with exit code 0."""
+        kind = self._config.type
+        return kind == "permanent" or (kind == "transient" and not normal)
 
     def crashed(self, *, now: float) -> float:
         """Count a restart after a crash; return the seconds to wait before it."""

@@ -44,6 +44,7 @@ class Tables:
         self.config = config
         self.lms = lms
         self.open_page = open_page
+        self.random = random
         self.pools: dict[str, PoolEntry] = {pool.name: PoolEntry(pool, random) for pool in config.pools}
         self.clients: dict[Peer, ClientEntry] = {}
         self.requests: dict[int, RequestEntry] = {}
@@ -62,7 +63,6 @@ class Tables:
         self.draining = False  # nothing new is accepted
         self.stopping = False  # workers are told to stop, none is started
         self.fenced = 0
-        self.last_tick = 0.0
         # Who shares the queues: the clients that asked for something in this spell of a second, or in the one before.
         self.spell = 1
         self.sharers = 0

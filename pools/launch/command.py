@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pools.launch.launcher import LaunchSpec
-from pools.launch.nanny import LIFELINE_FD, SLOTS_FD, SPEC_FD
+from pools.launch.nanny import CONTROL_FD, LIFELINE_FD, SLOTS_FD, SPEC_FD
 
 PACKAGES_ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +24,15 @@ if not any(found):
 elif len(homes) < len(found) or not all(os.path.samefile(home, root) for home in homes):
     sys.path.insert(0, root)
 """
+_BOOT_ZYGOTE = (
+    FIND_PACKAGES
+    + """\
+from bridge.worker.zygote import main
+main()
+"""
+)
+# A forked worker writes its own last words over a zygote's, and needs room for them.
+_ROOM = " " * 64
 _BOOT = (
     FIND_PACKAGES
     + """\
@@ -35,11 +44,12 @@ runpy.run_module("bridge.worker", run_name="__main__", alter_sys=True)
 
 @dataclass(frozen=True, slots=True)
 class ChildFds:
-    """The numbers under which a worker finds its descriptors."""
+    """The numbers under which a worker finds its descriptors; the last is a zygote's."""
 
     spec: int = SPEC_FD
     slots: int = SLOTS_FD
     lifeline: int = LIFELINE_FD
+    control: int = CONTROL_FD
 
 
 Command = Callable[[LaunchSpec, ChildFds], list[str]]
@@ -50,9 +60,30 @@ def worker_command(run_id: str, root: Path = PACKAGES_ROOT) -> Command:
 
     The last two words, worker id and run id, are for people and for finding what a run left behind.
     """
+    words = forked_command(run_id)
 
     def command(spec: LaunchSpec, fds: ChildFds) -> list[str]:
-        words = [spec.python, "-P", "-c", _BOOT, str(root), "--spec-fd", str(fds.spec), "--slots-fd", str(fds.slots)]
-        return [*words, "--lifeline-fd", str(fds.lifeline), spec.worker_id, run_id]
+        return [spec.python, "-P", "-c", _BOOT, str(root), *words(spec, fds)]
+
+    return command
+
+
+def forked_command(run_id: str) -> Command:
+    """Return the words that a worker takes; a forked one has no others."""
+
+    def command(spec: LaunchSpec, fds: ChildFds) -> list[str]:
+        words = ["--spec-fd", str(fds.spec), "--slots-fd", str(fds.slots), "--lifeline-fd", str(fds.lifeline)]
+        return [*words, spec.worker_id, run_id]
+
+    return command
+
+
+def zygote_command(run_id: str, root: Path = PACKAGES_ROOT) -> Command:
+    """Return the command of a root zygote, `bridge.worker.zygote` from the packages under `root`."""
+
+    def command(spec: LaunchSpec, fds: ChildFds) -> list[str]:
+        words = ["--spec-fd", str(fds.spec), "--slots-fd", str(fds.slots), "--lifeline-fd", str(fds.lifeline)]
+        words += ["--control-fd", str(fds.control), f"{spec.worker_id}{_ROOM}", f"of-run-{run_id}"]
+        return [spec.python, "-P", "-c", _BOOT_ZYGOTE, str(root), *words]
 
     return command

@@ -11,12 +11,25 @@ from pools.core.events import ExitReason
 
 
 @dataclass(frozen=True, slots=True)
+class ZygoteSpec:
+    """What a worker may be forked from.
+
+    name: of the pool; one zygote serves all that are launched under it. preload: modules that it imports first.
+    Without any the root zygote, which every pool shares, forks the worker itself.
+    """
+
+    name: str
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """One worker to be started.
 
     worker_spec: an encoded `bridge.protocol.worker_spec.WorkerSpec`, opaque here.
-    slots_fd: a memfd of 4,096 bytes, the started-slots page; it stays the caller's.
+    slots_fd: a memfd of 4,096 bytes or more, which begins with the started-slots page; it stays the caller's.
     env: the child's whole environment.
+    zygote: what it may be forked from; None = it is to be a fresh process.
     """
 
     worker_id: str
@@ -24,6 +37,7 @@ class LaunchSpec:
     worker_spec: bytes
     slots_fd: int
     env: Mapping[str, str]
+    zygote: ZygoteSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

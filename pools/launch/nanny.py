@@ -13,6 +13,18 @@ The control socket is SOCK_SEQPACKET. Each message is a JSON object, with file d
 `order` is a memfd with `{"argv", "env"}` as JSON: a message on the socket has a size limit, an environment has none.
 The child finds its descriptors at fixed numbers: `SPEC_FD`, `SLOTS_FD`, `LIFELINE_FD`.
 
+A zygote is launched like a worker, and has a control socket of its own, at `CONTROL_FD`. It forks others, whose parent
+is the nanny, too: they are forked twice, and the one in between ends.
+
+    {"launch": id, "zygote": limit_s}           it is a zygote, and to be ready within so many seconds
+    {"launch": id, "by": zygote_id}             that zygote forks it
+    {"ready": id}  {"broken": id, "error"}      what a zygote says of itself; a broken one ends
+    {"reaped": id, …, "unborn": [id], "why"}    of a zygote: whom it has not forked any more, why it was killed
+    {"astray": id}                              the zygote that was to fork it had been reaped before
+
+    {"fork": id, "zygote": bool} + [order, spec, slots, stdout, stderr, control of a zygote]    to a zygote
+    {"forked": id, "pid"} + [pidfd]  {"failed": id, "error"}  {"ready"}  {"broken": error}      from it
+
 EOF on the socket means that the coordinator is gone: every child is killed and reaped until none is left.
 """
 
@@ -27,14 +39,16 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
-SPEC_FD, SLOTS_FD, LIFELINE_FD = 3, 4, 5
+SPEC_FD, SLOTS_FD, LIFELINE_FD, CONTROL_FD = 3, 4, 5, 6
 
 _LOWEST_OWN_FD = 16  # above every number that a child's descriptor gets, so that placing one cannot overwrite another
 _MESSAGE_BYTES = 65_536
 _ERROR_CHARS = 1_000
 _PATROL_MS = 500  # a daemon's adoption sends no signal: look for strays at least this often
+_FORK_LIMIT_S = 10.0  # what a zygote may take to fork; milliseconds are usual
 _BURIAL_MS = 20
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
@@ -84,6 +98,58 @@ def kill(pid: int) -> None:
 # --- the nanny itself -----------------------------------------------------------------------------
 
 
+class Zygote:
+    """What the nanny knows of a zygote. ended: its report, kept until all that it said has been heard."""
+
+    def __init__(self, zygote_id: str, control: socket.socket, limit_s: float) -> None:
+        self.zygote_id = zygote_id
+        self.unborn: set[str] = set()
+        self.ended: dict[str, Any] | None = None
+        self.hung_up = False
+        self.why = ""
+        self._control = control
+        control.setblocking(False)
+        self._busy = True  # until it says that it is ready
+        self._due_s = time.monotonic() + limit_s
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return self._control.fileno()
+
+    def ask(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Have it fork. Raises BlockingIOError: it has too much to do."""
+        if not self.unborn and not self._busy:
+            self._due_s = time.monotonic() + _FORK_LIMIT_S
+        if not self.hung_up:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dying: its end is told soon
+                socket.send_fds(self._control, [json.dumps(message).encode()], fds)
+        self.unborn.add(message["fork"])
+
+    def hear(self) -> tuple[dict[str, Any], list[int]] | None:
+        """Return the next thing that it said, None if there is none (now, or ever: `hung_up`)."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            data, fds = b"", []
+        self.hung_up = not data
+        if self.hung_up:
+            return None
+        message = json.loads(data)
+        self._busy = self._busy and "ready" not in message
+        self._due_s = time.monotonic() + _FORK_LIMIT_S
+        return message, fds
+
+    def is_late(self) -> bool:
+        """Return whether it has not answered in time."""
+        return (self._busy or bool(self.unborn)) and time.monotonic() > self._due_s
+
+    def close(self) -> None:
+        """Forget the socket."""
+        self._control.close()
+
+
 class Nanny:
     """Serves one control socket until its EOF."""
 
@@ -91,7 +157,9 @@ class Nanny:
         """lifeline_fd: what every worker gets; both descriptors are this object's for good."""
         self._control = control
         self._lifeline_fd = lifeline_fd
-        self._workers: dict[int, str] = {}
+        self._workers: dict[int, str] = {}  # zygotes are among them
+        self._zygotes: dict[str, Zygote] = {}
+        self._controls: dict[str, tuple[socket.socket, float]] = {}  # of zygotes that are still to be forked
         self._woken_fd = _wake_on_child_exit()
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
@@ -110,34 +178,68 @@ class Nanny:
         self._await_children(0)
         if self._control.fileno() in ready and not self._obey():
             return False
+        self._hear_zygotes()
         self._reap()
         self._kill_strays()
+        self._hurry_zygotes()
         return True
 
     def _obey(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 5, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
-        worker_id = json.loads(data)["launch"]
+        message = json.loads(data)
         high = [_lift(fd) for fd in fds]
-        try:
-            pid = self._spawn(*high)
-            pidfd = os.pidfd_open(pid)  # nothing has been reaped since: it is that very process, zombie or not
-        except (OSError, ValueError, TypeError) as error:
-            # A process whose pidfd could not be opened is not registered: it is killed as a stray in this turn.
-            self._say({"failed": worker_id, "error": f"{type(error).__name__}: {error}"[:_ERROR_CHARS]})
-        else:
-            self._workers[pid] = worker_id
-            self._say({"launched": worker_id, "pid": pid}, [pidfd])
-            os.close(pidfd)
-        for fd in high:
-            os.close(fd)
+        with contextlib.ExitStack() as theirs:
+            for fd in high:
+                theirs.callback(os.close, fd)
+            self._launch(message, high, theirs)
         return True
 
-    def _spawn(self, order_fd: int, spec_fd: int, slots_fd: int, stdout_fd: int, stderr_fd: int) -> int:
+    def _launch(self, message: dict[str, Any], fds: list[int], theirs: contextlib.ExitStack) -> None:
+        worker_id, by = message["launch"], message.get("by")
+        try:
+            if limit_s := message.get("zygote"):
+                ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self._controls[worker_id] = ours, limit_s
+                fds = [*fds, _lift(control.detach())]
+                theirs.callback(os.close, fds[-1])
+            if by is None:
+                pid = self._spawn(*fds)
+                # Nothing has been reaped since: it is that very process, zombie or not.
+                self._launched(worker_id, pid, os.pidfd_open(pid))
+            elif by in self._zygotes:
+                self._zygotes[by].ask({"fork": worker_id, "zygote": bool(limit_s)}, fds)
+            else:
+                self._forget_control(worker_id)
+                self._say({"astray": worker_id})
+        except (OSError, ValueError, TypeError) as error:
+            # A process whose pidfd could not be opened is not registered: it is killed as a stray in this turn.
+            self._failed(worker_id, f"{type(error).__name__}: {error}")
+
+    def _launched(self, worker_id: str, pid: int, pidfd: int) -> None:
+        self._workers[pid] = worker_id
+        if worker_id in self._controls:
+            zygote = self._zygotes[worker_id] = Zygote(worker_id, *self._controls.pop(worker_id))
+            self._poll.register(zygote, select.POLLIN)
+        self._say({"launched": worker_id, "pid": pid}, [pidfd])
+        os.close(pidfd)
+
+    def _failed(self, worker_id: str, error: str) -> None:
+        self._forget_control(worker_id)
+        self._say({"failed": worker_id, "error": error[:_ERROR_CHARS]})
+
+    def _forget_control(self, worker_id: str) -> None:
+        if worker_id in self._controls:
+            self._controls.pop(worker_id)[0].close()
+
+    def _spawn(
+        self, order_fd: int, spec_fd: int, slots_fd: int, stdout_fd: int, stderr_fd: int, *control_fd: int
+    ) -> int:
         with open(order_fd, "rb", closefd=False) as file:
             order = json.load(file)
         placed = {stdout_fd: 1, stderr_fd: 2, spec_fd: SPEC_FD, slots_fd: SLOTS_FD, self._lifeline_fd: LIFELINE_FD}
+        placed |= dict.fromkeys(control_fd, CONTROL_FD)
         return os.posix_spawnp(
             order["argv"][0],
             order["argv"],
@@ -152,10 +254,69 @@ class Nanny:
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
 
+    # --- zygotes --------------------------------------------------------------------------------
+
+    def _hear_zygotes(self) -> None:
+        for zygote in list(self._zygotes.values()):
+            while not zygote.hung_up and (heard := zygote.hear()):
+                self._heed(zygote, *heard)
+            if zygote.hung_up:
+                self._zygote_hung_up(zygote)
+
+    def _heed(self, zygote: Zygote, message: dict[str, Any], fds: list[int]) -> None:
+        match message:
+            case {"forked": str(worker_id), "pid": int(pid)} if fds:
+                zygote.unborn.discard(worker_id)
+                self._launched(worker_id, pid, fds[0])
+            case {"forked": str(worker_id)}:
+                # Its pidfd found no free descriptor here. Unregistered, it is killed as a stray.
+                zygote.unborn.discard(worker_id)
+                self._failed(worker_id, "the nanny has no free descriptor")
+            case {"failed": str(worker_id), "error": str(error)} if worker_id in zygote.unborn:
+                zygote.unborn.discard(worker_id)
+                self._failed(worker_id, error)
+            case {"ready": _}:
+                self._say({"ready": zygote.zygote_id})
+            case {"broken": str(error)}:
+                self._say({"broken": zygote.zygote_id, "error": error})
+
+    def _zygote_hung_up(self, zygote: Zygote) -> None:
+        """Handle the EOF: nobody is left who could still fork, or be about to say that it has."""
+        if zygote.fileno() >= 0:
+            self._poll.unregister(zygote)
+            zygote.close()
+            for pid, worker_id in self._workers.items():
+                if worker_id == zygote.zygote_id:
+                    kill(pid)  # without a socket it is of no use
+        if zygote.ended is not None:
+            del self._zygotes[zygote.zygote_id]
+            for worker_id in zygote.unborn:
+                self._forget_control(worker_id)
+            self._say({**zygote.ended, "unborn": sorted(zygote.unborn), "why": zygote.why})
+
+    def _hurry_zygotes(self) -> None:
+        """End zygotes that do not answer: at first so that they can say where they hang (also if they are stopped)."""
+        late = {zygote.zygote_id: zygote for zygote in self._zygotes.values() if zygote.is_late()}
+        for pid, worker_id in self._workers.items() if late else ():
+            if (zygote := late.get(worker_id)) is None:
+                continue
+            if zygote.why:
+                kill(pid)
+                continue
+            zygote.why = "it did not answer in time"
+            for number in (signal.SIGABRT, signal.SIGCONT):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    # --- deaths ---------------------------------------------------------------------------------
+
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 pid = dead.si_pid
+                if pid not in self._workers:
+                    # A zygote's fork is told of before it becomes this process' child, if not by much.
+                    self._hear_zygotes()
                 worker_id = self._workers.pop(pid, None)
                 if worker_id is None:
                     os.waitpid(pid, 0)
@@ -165,11 +326,21 @@ class Nanny:
                     os.killpg(pid, signal.SIGKILL)
                 _, status, usage = os.wait4(pid, 0)
                 self._kill_strays()
-                code = os.waitstatus_to_exitcode(status)
-                self._say({"reaped": worker_id, "exit_code": code, "peak_rss_bytes": usage.ru_maxrss * 1024})
+                self._report(worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024)
+
+    def _report(self, worker_id: str, exit_code: int, peak_rss_bytes: int) -> None:
+        report = {"reaped": worker_id, "exit_code": exit_code, "peak_rss_bytes": peak_rss_bytes}
+        if zygote := self._zygotes.get(worker_id):
+            zygote.ended = report
+            if zygote.hung_up:
+                self._zygote_hung_up(zygote)
+        else:
+            self._say(report)
 
     def _kill_strays(self) -> None:
-        for pid in children():
+        own = children()
+        self._hear_zygotes()  # after the look at the children: who is one by now has been told of
+        for pid in own:
             if pid not in self._workers:
                 kill(pid)
 

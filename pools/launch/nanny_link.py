@@ -50,11 +50,13 @@ class NannyLink:
         """Return the control socket's descriptor, -1 after `hang_up`."""
         return self._socket.fileno()
 
-    def order(self, worker_id: str, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int]) -> None:
+    def order(
+        self, message: Mapping[str, Any], argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int]
+    ) -> None:
         """Ask for a process; fds: spec, slots, stdout, stderr. Raises OSError (BlockingIOError: it is stuck)."""
         order_fd = memory_file("order", json.dumps({"argv": list(argv), "env": dict(env)}).encode())
         try:
-            socket.send_fds(self._socket, [json.dumps({"launch": worker_id}).encode()], [order_fd, *fds])
+            socket.send_fds(self._socket, [json.dumps(message).encode()], [order_fd, *fds])
         finally:
             os.close(order_fd)
 

@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,10 +88,14 @@ class SpawnLauncher:
         """Begin to start a worker; `poll` tells the outcome. Raises ValueError if that worker is alive."""
         if spec.worker_id in self._workers:
             raise ValueError(f"worker {spec.worker_id} is alive")
+        self._begin(spec, {"launch": spec.worker_id}, self._command(spec, ChildFds()))
+
+    def _begin(self, spec: LaunchSpec, message: Mapping[str, Any], argv: Sequence[str]) -> None:
+        """Give the nanny an order (see `pools.launch.nanny`)."""
         try:
             nanny = self._nanny or self._hire_nanny()
             self._note_foreign_children(nanny)
-            self._order(nanny, spec)
+            self._order(nanny, spec, message, argv)
         except OSError as error:
             self._fail(spec.worker_id, f"{type(error).__name__}: {error}")
 
@@ -156,8 +160,7 @@ class SpawnLauncher:
         self._watch(nanny.pidfd, self._nanny_died)
         return nanny
 
-    def _order(self, nanny: NannyLink, spec: LaunchSpec) -> None:
-        argv = self._command(spec, ChildFds())
+    def _order(self, nanny: NannyLink, spec: LaunchSpec, message: Mapping[str, Any], argv: Sequence[str]) -> None:
         with contextlib.ExitStack() as given, contextlib.ExitStack() as on_failure:
             spec_fd = memory_file("worker-spec", spec.worker_spec)
             given.callback(os.close, spec_fd)
@@ -169,7 +172,7 @@ class SpawnLauncher:
                 os.set_blocking(read_fd, False)
                 outputs[read_fd] = stream
                 ends.append(write_fd)
-            nanny.order(spec.worker_id, argv, spec.env, [spec_fd, spec.slots_fd, *ends])
+            nanny.order(message, argv, spec.env, [spec_fd, spec.slots_fd, *ends])
             on_failure.pop_all()
         worker = _Worker(spec.worker_id, WorkerLog(self._limits), outputs)
         self._workers[spec.worker_id] = worker
@@ -178,11 +181,19 @@ class SpawnLauncher:
             self._watch(fd, partial(self._read_output, worker, fd, _READS_PER_POLL))
 
     def _fail(self, worker_id: str, error: str) -> None:
+        self._drop(worker_id)
+        self._tell(LaunchFailed(worker_id, error))
+
+    def _drop(self, worker_id: str) -> None:
+        """Forget a worker that never came to be."""
         worker = self._workers.pop(worker_id, None)
         for fd in list(worker.outputs) if worker else ():
             self._retire(fd)
         self._logs.pop(worker_id, None)
-        self._events.append(LaunchFailed(worker_id, error))
+
+    def _tell(self, *events: LauncherEvent) -> None:
+        """Have `poll` called, to return these."""
+        self._events += events
         os.eventfd_write(self._wake_fd, 1)
 
     # --- what the nanny says --------------------------------------------------------------------
@@ -191,15 +202,18 @@ class SpawnLauncher:
         if self._nanny is None:
             return
         for message, fds in self._nanny.messages():
-            match message:
-                case {"launched": str(worker_id), "pid": int(pid)}:
-                    self._launched(worker_id, pid, fds)
-                case {"failed": str(worker_id), "error": str(error)}:
-                    self._fail(worker_id, error)
-                case {"reaped": str(worker_id), "exit_code": int(code), "peak_rss_bytes": int(peak)}:
-                    self._reaped(self._workers[worker_id], _reason(code), peak)
+            self._heed(message, fds)
         if self._nanny.hung_up:
             self._dismiss_nanny()
+
+    def _heed(self, message: Mapping[str, Any], fds: list[int]) -> None:
+        match message:
+            case {"launched": str(worker_id), "pid": int(pid)}:
+                self._launched(worker_id, pid, fds)
+            case {"failed": str(worker_id), "error": str(error)}:
+                self._fail(worker_id, error)
+            case {"reaped": str(worker_id), "exit_code": int(code), "peak_rss_bytes": int(peak)}:
+                self._reaped(self._workers[worker_id], _reason(code), peak)
 
     def _launched(self, worker_id: str, pid: int, fds: list[int]) -> None:
         if not fds:
@@ -271,7 +285,7 @@ class SpawnLauncher:
 
     def _bury(self, worker: _Worker) -> None:
         """Reap a dead worker whose nanny is dead. If the nanny had reaped it, how it ended is not known."""
-        reason: ExitReason = Signalled(signal.SIGKILL)
+        reason: ExitReason = Signalled(int(signal.SIGKILL))
         peak_rss_bytes = 0
         with contextlib.suppress(ChildProcessError):
             pid, status, usage = os.wait4(worker.pid, os.WNOHANG)

@@ -76,7 +76,20 @@ def test_help_names_what_exists_and_nothing_else(run: Run) -> None:
     done = run("--help", COLUMNS="200", TERM="dumb")
     commands = re.findall(r"^[│|] +([a-z]+) {2,}", done.out, re.MULTILINE)
     assert done.code == 0, done
-    exist = {"up", "down", "status", "call", "deploy", "undeploy", "programs", "optimize", "bench", "doctor", "logs"}
+    exist = {
+        "up",
+        "down",
+        "status",
+        "top",
+        "call",
+        "deploy",
+        "undeploy",
+        "programs",
+        "optimize",
+        "bench",
+        "doctor",
+        "logs",
+    }
     assert set(commands) == {*exist, "demo", "config", "signatures"}
 
 
@@ -200,13 +213,13 @@ def test_up_detached_then_down_leaves_nothing(run: Run, place: Place) -> None:
     for worker in ("general-1.1", "optimizer-1.1", "neural-1.1"):
         assert f"{worker} is ready" in up.out
     family = _descendants(place.current["pid"])
-    assert len(_alive(family)) == 4  # the nanny and three workers
+    assert len(_alive(family)) == 5  # the nanny, the zygote, three workers
     second = run("up", "-d", cwd=place.folder)
     assert second.code == 2, second
     assert str(place.current["pid"]) in second.err
     down = run("down", cwd=place.folder)
     assert down.code == 0, down
-    assert "0 processes left (of 5)" in down.out
+    assert "0 processes left (of 6)" in down.out
     assert _alive(family) == []
     assert run("down", cwd=place.folder).code == 3
 
@@ -306,7 +319,7 @@ def test_up_in_the_foreground_ends_in_order(place: Place, number: signal.Signals
     with Foreground(place) as up:
         up.read_until("every pool is ready")
         family = _descendants(up.process.pid)
-        assert len(family) == 5  # the coordinator, the nanny, three workers
+        assert len(family) == 6  # the coordinator, the nanny, the zygote, three workers
         up.process.send_signal(number)
         up.read_until("stopped; 0 processes left")
         assert up.process.wait(TIMEOUT_S) == 0

@@ -16,13 +16,13 @@ import pytest
 
 from pools.core.events import Exited, Signalled
 from pools.launch.command import PACKAGES_ROOT, ChildFds, worker_command
-from pools.launch.launcher import LaunchFailed, LaunchSpec, NannyLost
-from tests.support.launching import SLEEPER, WAIT_S, Stage, a_stage, nanny_pid
+from pools.launch.launcher import LaunchFailed, LaunchSpec, NannyLost, ZygoteSpec
+from tests.support.launching import LAUNCHERS, SLEEPER, WAIT_S, Stage, a_stage, nanny_pid
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with a_stage(tmp_path) as stage:
+@pytest.fixture(params=LAUNCHERS)
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    with a_stage(tmp_path, request.param) as stage:
         yield stage
 
 
@@ -71,7 +71,8 @@ def test_what_a_worker_is_born_with(stage: Stage) -> None:
 def test_the_environment_is_the_one_asked_for(stage: Stage) -> None:
     env = {"A": "ä", "B": "\udcff", "BIG": "x" * 100_000, "Q": "y" * 100_000, "R": "z" * 100_000}
     stage.scripts["w"] = "print({name: len(value) for name, value in os.environ.items() if name != 'LC_CTYPE'})"
-    stage.launcher.launch(LaunchSpec("w", sys.executable, b"", stage.slots_fd, {**env, "PYTHONUTF8": "1"}))
+    spec = LaunchSpec("w", sys.executable, b"", stage.slots_fd, {**env, "PYTHONUTF8": "1"}, ZygoteSpec("pool"))
+    stage.launcher.launch(spec)
     assert stage.reaped("w").reason == Exited(0), stage.launcher.log_tail("w")
     lengths = {name: len(value) for name, value in env.items()}
     assert stage.launcher.log_tail("w") == [str({**lengths, "PYTHONUTF8": 1})]

@@ -19,13 +19,13 @@ from pools.core.events import Exited, Signalled
 from pools.launch.command import PACKAGES_ROOT
 from pools.launch.launcher import LaunchFailed, NannyLost
 from pools.launch.nanny import children
-from tests.support.launching import BREEDER, PRELUDE, SLEEPER, Stage, a_stage, alive, nanny_pid, noted
+from tests.support.launching import BREEDER, LAUNCHERS, PRELUDE, SLEEPER, Stage, a_stage, alive, nanny_pid, noted
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with a_stage(tmp_path) as stage:
+@pytest.fixture(params=LAUNCHERS)
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    with a_stage(tmp_path, request.param) as stage:
         yield stage
 
 
@@ -157,23 +157,24 @@ def test_close_leaves_nothing(stage: Stage, stop_nanny: bool) -> None:
 LAUNCHER_SCRIPT = f"""
 import os, select, sys
 sys.path.insert(0, {str(PACKAGES_ROOT)!r})
-from pools.launch.launcher import LaunchSpec
-from pools.launch.spawn import SpawnLauncher
+from pools.launch.launcher import LaunchSpec, ZygoteSpec
+from tests.support.launching import open_launcher
 def command(spec, fds):
     return [spec.python, "-S", "-c", sys.argv[2] + f"\\nme = {{spec.worker_id!r}}\\n" + sys.argv[3], sys.argv[1]]
-launcher = SpawnLauncher("test-run", command=command)
+launcher = open_launcher(sys.argv[4], command)
 slots_fd = os.memfd_create("slots")
 for number in range(4):
-    launcher.launch(LaunchSpec(f"w{{number}}", sys.executable, b"", slots_fd, dict(os.environ)))
+    launcher.launch(LaunchSpec(f"w{{number}}", sys.executable, b"", slots_fd, dict(os.environ), ZygoteSpec("pool")))
 while True:
     select.select([launcher], [], [])
     launcher.poll()
 """
 
 
+@pytest.mark.parametrize("kind", LAUNCHERS)
 @pytest.mark.parametrize("stopped", ["", "workers", "all"])
-def test_no_descendant_survives_the_launchers_process(tmp_path: Path, stopped: str) -> None:
-    words = [sys.executable, "-c", LAUNCHER_SCRIPT, str(tmp_path), PRELUDE, BREEDER]
+def test_no_descendant_survives_the_launchers_process(tmp_path: Path, stopped: str, kind: str) -> None:
+    words = [sys.executable, "-c", LAUNCHER_SCRIPT, str(tmp_path), PRELUDE, BREEDER, kind]
     launcher = subprocess.Popen(words, stdin=subprocess.DEVNULL)
     workers = [noted(tmp_path, f"w{number}") for number in range(4)]
     sessions = [noted(tmp_path, f"w{number}-session") for number in range(4)]

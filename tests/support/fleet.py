@@ -44,6 +44,9 @@ def pool(
     max_queue: int = 1000,
     grace_s: float = 5.0,
     restart: RestartConfig | None = None,
+    max_requests: int = 0,
+    max_age_s: float = 0.0,
+    memory_limit_mb: int = 0,
 ) -> PoolConfig:
     """Return a small pool: one worker that takes two attempts and one more early."""
     return PoolConfig(
@@ -56,6 +59,9 @@ def pool(
         max_queue=max_queue,
         grace_s=grace_s,
         restart=restart or RestartConfig(),
+        max_requests=max_requests,
+        max_age_s=max_age_s,
+        memory_limit_mb=memory_limit_mb,
     )
 
 
@@ -297,6 +303,11 @@ class Sim:
         self._last_epoch = attempt.epoch
         worker.attempts[attempt.epoch] = attempt
 
+    def bury_killed(self) -> None:
+        """Have those die that are to be killed."""
+        for worker_id in {kill.worker_id for kill in self.effects_of(Kill)} & self.tables.workers.keys():
+            self.die(worker_id)
+
     def _worker_at(self, peer: bytes) -> SimWorker:
         return next(worker for worker in self.processes.values() if worker.peer == peer)
 
@@ -330,6 +341,7 @@ def _check_pool(sim: Sim, one: PoolEntry) -> None:
     assert one.queued == sum(entry.rows for entry in one.queue.values())
     assert one.queued == sum(entry.rows for entry in mine if entry.state == QUEUED)
     assert one.in_flight == sum(entry.rows for entry in mine if entry.state in (DISPATCHED, RUNNING))
+    _check_places(one)
     assert one.over == sum(1 for worker in one.ready if worker.held > one.slots)
     if one.config.prefetch is None:
         return  # credit differs between operations
@@ -338,3 +350,19 @@ def _check_pool(sim: Sim, one: PoolEntry) -> None:
         newest = worker.attempts.get(worker.last_epoch)
         assert worker.held - (newest.rows if newest is not None else 0) < credit, "more than a message over its credit"
         assert not one.queue or worker.held >= credit, "queued beside a worker with credit"
+
+
+def _check_places(one: PoolEntry) -> None:
+    """Nobody holds two places, no place is held by two, and whoever has none leaves or is a spare."""
+    holders = [place.worker for place in one.places.values() if place.worker is not None]
+    assert len(holders) == len(set(holders))
+    assert all(one.lives[worker.worker_id] is worker for worker in holders)
+    for worker in one.lives.values():
+        place = one.places[worker.place]
+        spare = one.succession is not None and one.succession.spare is worker
+        assert place.worker is worker or spare or worker.stop_wanted or worker.kill_why, "a worker without a place"
+        assert worker.stop_wanted or worker.kill_why or worker.state != "draining"
+        assert not (worker.stop_wanted and worker in one.ready)
+    if one.succession is not None:
+        assert one.succession.old.worker_id in one.lives
+    assert all(place.worker is None or place.number <= one.size for place in one.places.values())

@@ -10,11 +10,13 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from pools.launch.command import ChildFds
-from pools.launch.launcher import Launched, LauncherEvent, LaunchFailed, LaunchSpec, Reaped
+from pools.launch.command import PACKAGES_ROOT, ChildFds, Command
+from pools.launch.launcher import Launched, LauncherEvent, LaunchFailed, LaunchSpec, Reaped, ZygoteSpec
 from pools.launch.nanny import children
 from pools.launch.spawn import SpawnLauncher
+from pools.launch.zygote import ZygoteLauncher
 from tests.support.waiting import wait_until
 
 WAIT_S = 10.0
@@ -38,6 +40,35 @@ note(me); time.sleep(600)
 """
 
 
+NO_PRELOAD = ZygoteSpec("pool")
+LAUNCHERS = ("spawn", "zygote")
+# A root zygote whose workers run scripts: what a spawned one has as `-c script folder`.
+_ZYGOTE = f"""
+import sys
+sys.path.insert(0, {str(PACKAGES_ROOT)!r})
+from bridge.worker.zygote import main
+def work(words):
+    sys.argv = ["-c", words[-1]]
+    exec(words[-2], {{"__name__": "__main__"}})
+    return 0
+main(prepare=lambda: None, work=work)
+"""
+
+
+def zygote_command(spec: LaunchSpec, fds: ChildFds) -> list[str]:
+    """Return the command of a root zygote whose workers run scripts."""
+    words = ["--spec-fd", str(fds.spec), "--slots-fd", str(fds.slots), "--lifeline-fd", str(fds.lifeline)]
+    return [spec.python, "-S", "-c", _ZYGOTE, *words, "--control-fd", str(fds.control)]
+
+
+def open_launcher(kind: str, command: Command, **options: Any) -> SpawnLauncher:
+    """Return a launcher of one of LAUNCHERS whose workers run `command`: `[python, options…, script, folder]`."""
+    if kind == "spawn":
+        return SpawnLauncher("test-run", command=command)
+    env = dict(os.environ)
+    return ZygoteLauncher("test-run", env=env, command=command, forked=command, zygote=zygote_command, **options)
+
+
 def alive(pid: int) -> bool:
     """Return whether a process runs: a zombie does not."""
     try:
@@ -48,13 +79,13 @@ def alive(pid: int) -> bool:
 
 
 class Stage:
-    """A launcher whose workers run small scripts."""
+    """A launcher whose workers run small scripts, forked ones where it is a `zygote` launcher."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str, **options: Any) -> None:
         self.folder = folder
         self.scripts: dict[str, str] = {}
         self.events: list[LauncherEvent] = []
-        self.launcher = SpawnLauncher("test-run", command=self._command)
+        self.launcher = open_launcher(kind, self._command, **options)
         self.slots_fd = os.memfd_create("slots")
         os.ftruncate(self.slots_fd, 4096)
 
@@ -62,10 +93,13 @@ class Stage:
         script = f"{PRELUDE}\nme = {spec.worker_id!r}\n{textwrap.dedent(self.scripts[spec.worker_id])}"
         return [spec.python, "-S", "-c", script, str(self.folder)]
 
-    def launch(self, worker_id: str, script: str, python: str = sys.executable) -> None:
+    def launch(
+        self, worker_id: str, script: str, python: str = sys.executable, zygote: ZygoteSpec = NO_PRELOAD
+    ) -> None:
         """Begin to run `PRELUDE`, `me` (the worker's id) and `script` as a worker."""
         self.scripts[worker_id] = script
-        self.launcher.launch(LaunchSpec(worker_id, python, b"the spec", self.slots_fd, dict(os.environ)))
+        spec = LaunchSpec(worker_id, python, b"the spec", self.slots_fd, dict(os.environ), zygote)
+        self.launcher.launch(spec)
 
     def wait_for(self, wanted: Callable[[LauncherEvent], bool], timeout_s: float = WAIT_S) -> LauncherEvent:
         """Poll when the launcher's descriptor says so; return the first event ever that is wanted."""
@@ -101,7 +135,8 @@ class Stage:
         return event.pid
 
     def pid(self, name: str) -> int:
-        """Wait for a script's `note(name)`; return the pid."""
+        """Wait for a script's `note(name)`, polling the launcher meanwhile; return the pid."""
+        self.wait_until((self.folder / name).exists, WAIT_S, f"{name} to come up")
         return noted(self.folder, name)
 
     def ended(self, worker_id: str) -> None:
@@ -130,9 +165,9 @@ def nanny_pid() -> int:
 
 
 @contextlib.contextmanager
-def a_stage(folder: Path) -> Iterator[Stage]:
+def a_stage(folder: Path, kind: str, **options: Any) -> Iterator[Stage]:
     """Give a stage and close its launcher."""
-    stage = Stage(folder)
+    stage = Stage(folder, kind, **options)
     with contextlib.closing(stage.launcher):
         yield stage
     os.close(stage.slots_fd)

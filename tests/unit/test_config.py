@@ -103,7 +103,10 @@ def test_every_pool_key_arrives(load_text: Load) -> None:
         heartbeat_interval_s: 0.5
         heartbeat_limit_s: 7
         grace_s: 2
-        restart: {max_restarts: 1, window_s: 2, backoff_s: [0.5, 8]}
+        memory_limit_mb: 700
+        max_requests: 800
+        max_age_s: 900
+        restart: {type: transient, max_restarts: 1, window_s: 2, backoff_s: [0.5, 8]}
         python: /bin/sh
         env: {FOO: bar}
     """
@@ -111,8 +114,16 @@ def test_every_pool_key_arrives(load_text: Load) -> None:
     assert (found.size, found.slots, found.prefetch, found.max_queue) == (3, 4, 5, 0)
     assert (found.default_deadline_s, found.grace_s) == (1.5, 2)
     assert (found.heartbeat_interval_s, found.heartbeat_limit_s) == (0.5, 7)
+    assert (found.memory_limit_mb, found.max_requests, found.max_age_s) == (700, 800, 900)
     assert (found.restart.max_restarts, found.restart.window_s, found.restart.backoff_s) == (1, 2, (0.5, 8))
+    assert found.restart.type == "transient"
     assert (found.python, found.env) == ("/bin/sh", {"FOO": "bar"})
+    assert (found.launcher, found.preload) == ("spawn", ())
+
+
+def test_workers_are_forked_unless_told_otherwise(load_text: Load) -> None:
+    assert pool(load_text("")).launcher == "zygote"
+    assert pool(load_text("pools: {general: {preload: [mypkg.models, os]}}")).preload == ("mypkg.models", "os")
 
 
 def test_what_is_not_said_keeps_its_default(load_text: Load) -> None:
@@ -331,7 +342,10 @@ lms:
         ("pools: {general: {size: '4'}}", "pools.general.size"),
         ("pools: {general: {slots: 0}}", "pools.general.slots"),
         ("pools: {general: {prefetch: 257}}", "pools.general.prefetch"),
-        ("pools: {general: {launcher: zygote}}", "pools.general.launcher"),
+        ("pools: {general: {launcher: fork}}", "pools.general.launcher"),
+        ("pools: {general: {preload: [a-b]}}", "pools.general.preload[0]"),
+        ("pools: {general: {preload: [a], launcher: spawn}}", "pools.general.preload"),
+        ("pools: {general: {preload: [a], python: /bin/sh}}", "pools.general.preload"),
         ("pools: {general: {max_queue: -1}}", "pools.general.max_queue"),
         ("pools: {general: {default_deadline_s: 0}}", "pools.general.default_deadline_s"),
         ("pools: {general: {default_deadline_s: .inf}}", "pools.general.default_deadline_s"),
@@ -340,7 +354,7 @@ lms:
         ("pools: {general: {heartbeat_limit_s: 1}}", "pools.general.heartbeat_limit_s"),
         ("pools: {general: {restart: {backoff_s: [2, 1]}}}", "pools.general.restart.backoff_s"),
         ("pools: {general: {restart: {backoff_s: [1]}}}", "pools.general.restart.backoff_s"),
-        ("pools: {general: {restart: {type: permanent}}}", "pools.general.restart.type"),
+        ("pools: {general: {restart: {type: always}}}", "pools.general.restart.type"),
         ("pools: {general: {env: {A: 1}}}", "pools.general.env.A"),
         ("pools: {general: {env: {A=: x}}}", "pools.general.env.A="),
         ("pools: {general: []}", "pools.general"),

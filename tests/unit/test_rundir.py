@@ -143,7 +143,7 @@ def test_a_failed_write_leaves_nothing(run_dir: Path) -> None:
     (directory / "coordinator.json").mkdir()
     with pytest.raises(IsADirectoryError):
         rundir.publish(run_dir, me(run_id))
-    assert os.listdir(directory) == ["coordinator.json"]
+    assert sorted(os.listdir(directory)) == ["coordinator.json", "owner"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"pid": 1}', "\xff"])
@@ -176,15 +176,17 @@ def test_ending_a_run_removes_its_traces_only(run_dir: Path) -> None:
 
 def test_sweep_removes_what_the_dead_left(run_dir: Path) -> None:
     assert rundir.sweep(run_dir) == []
-    (alive, _), (dead, dead_dir), (starting, _), (abandoned, abandoned_dir) = (
-        rundir.new_run(run_dir) for _ in range(4)
+    (alive, _), (dead, dead_dir), (starting, starting_dir), (abandoned, abandoned_dir), (bare, bare_dir) = (
+        rundir.new_run(run_dir) for _ in range(5)
     )
     rundir.publish(run_dir, me(alive))
     rundir.publish(run_dir, me(dead, private=True, started_ticks=1))
     (dead_dir / "frontend").write_text("")
-    os.utime(abandoned_dir, (1, 1))
+    os.utime(starting_dir, (1, 1))  # its age says nothing: the clock may have jumped
+    (abandoned_dir / "owner").write_text(f"{os.getpid()} 1")
+    (bare_dir / "owner").unlink()
     (run_dir / "notes").mkdir()
-    assert sorted(rundir.sweep(run_dir)) == sorted([dead, abandoned])
+    assert sorted(rundir.sweep(run_dir)) == sorted([dead, abandoned, bare])
     assert sorted(os.listdir(run_dir)) == sorted([alive, starting, "current.json", "notes"])
 
 

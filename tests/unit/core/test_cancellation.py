@@ -4,7 +4,8 @@ import pytest
 
 from bridge.protocol import messages as wire
 from pools.core.deadlines import WIDTH_S
-from pools.core.events import ClientGone, WorkerDied
+from pools.core.events import ClientGone, Dump, WorkerDied
+from pools.core.leaving import DUMP_S
 from tests.support.fleet import Sim, pool
 
 
@@ -117,6 +118,7 @@ def test_force_kills_what_does_not_stop_within_the_grace_period() -> None:
     assert not sim.kills()
     sim.run_until(sim.now + 0.1)
     assert sim.kills() == [("general-1.1", "echo did not stop within 5 s of being asked")]
+    assert not sim.effects_of(Dump)  # asked for by somebody who knows: at once, nothing to find out
     sim.run_until(sim.now + 1.0)
     sim.die()
     assert sim.error(request_id).code == "CANCELLED"
@@ -278,6 +280,9 @@ def test_running_work_out_of_time_is_settled_at_once_asked_and_killed_after_the_
     assert cancels(sim) == [request_id]
     assert sim.entry().held == 1
     sim.run_until(sim.now + 5.0)
+    assert sim.effects_of(Dump) == [Dump("general-1.1")]
+    assert not sim.kills()  # it writes its stacks first
+    sim.run_until(sim.now + DUMP_S)
     assert [worker_id for worker_id, _ in sim.kills()] == ["general-1.1"]
     sim.die()
     assert sim.pool().failed == 1

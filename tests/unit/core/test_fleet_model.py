@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -12,20 +13,42 @@ from bridge.protocol import messages as wire
 from bridge.protocol.errors import BridgeError, encode_error
 from pools.config import RestartConfig
 from pools.core.entries import SLOT_WORDS
-from pools.core.events import ClientGone, Drain, Exited, ProgramDeployed, ProgramRemoved, Signalled
-from tests.support.fleet import Sim, SimWorker, pool
+from pools.core.events import (
+    ClientGone,
+    Drain,
+    DrainWorker,
+    Exited,
+    ProgramDeployed,
+    ProgramRemoved,
+    Resize,
+    Restart,
+    Signalled,
+)  # fmt: skip
+from tests.support.fleet import Sim, SimWorker, check_books, pool
 
 POOLS = ("general", "neural")
 INDEX = st.integers(0, 1 << 16)
-RESTART = RestartConfig(max_restarts=3, window_s=10.0, backoff_s=(0.1, 2.0))
+INTENSITY: dict[str, Any] = {"max_restarts": 3, "window_s": 10.0, "backoff_s": (0.1, 2.0)}
 
 
 class FleetModel(RuleBasedStateMachine):
     """Workers are real enough: they mark their page before they run, answer recalls truthfully, and die."""
 
-    @initialize(slots=st.integers(1, 3), prefetch=st.sampled_from([None, 0, 1, 3]), grace_s=st.sampled_from([0.5, 5.0]))
-    def begin(self, slots: int, prefetch: int | None, grace_s: float) -> None:
-        common: dict[str, Any] = {"grace_s": grace_s, "restart": RESTART, "max_queue": 6}
+    @initialize(
+        slots=st.integers(1, 3),
+        prefetch=st.sampled_from([None, 0, 1, 3]),
+        grace_s=st.sampled_from([0.5, 5.0]),
+        kind=st.sampled_from(["permanent", "permanent", "transient", "temporary"]),
+        max_requests=st.sampled_from([0, 2]),
+    )
+    def begin(
+        self, slots: int, prefetch: int | None, grace_s: float,
+        kind: Literal["permanent", "transient", "temporary"], max_requests: int,
+    ) -> None:  # fmt: skip
+        restart = RestartConfig(type=kind, **INTENSITY)
+        common: dict[str, Any] = {
+            "grace_s": grace_s, "restart": restart, "max_queue": 6, "max_requests": max_requests,
+        }  # fmt: skip
         self.sim = Sim(
             pool("general", size=2, slots=slots, prefetch=prefetch, **common),
             pool("neural", size=1, slots=1, prefetch=prefetch, default_deadline_s=3.0, **common),
@@ -175,6 +198,30 @@ class FleetModel(RuleBasedStateMachine):
         event = ProgramDeployed(where, wire.Program(name="qa", payload=b"x")) if deployed else ProgramRemoved("qa")
         self.sim.handle(event)
 
+    @rule(where=st.sampled_from(POOLS), size=st.integers(0, 3))
+    def resize(self, where: str, size: int) -> None:
+        self._ask(Resize(where, size))
+
+    @rule(which=INDEX)
+    def drain_worker(self, which: int) -> None:
+        names = list(self.sim.processes)
+        self._ask(DrainWorker(names[which % len(names)]))
+
+    @rule(which=INDEX, grace_s=st.sampled_from([None, 0.0, 1.0]))
+    def restart(self, which: int, grace_s: float | None) -> None:
+        names = [*self.sim.processes, *POOLS]
+        self._ask(Restart(names[which % len(names)], grace_s))
+
+    def _ask(self, event: Resize | DrainWorker | Restart) -> None:
+        with contextlib.suppress(BridgeError):
+            self.sim.handle(event)
+        check_books(self.sim)
+
+    @rule()
+    def execute(self) -> None:
+        """The launcher kills whom it was told to."""
+        self.sim.bury_killed()
+
     @precondition(lambda self: sum(map(len, self.submitted.values())) > 12)
     @rule(budget_s=st.sampled_from([0.0, 0.5, 20.0]))
     def drain(self, budget_s: float) -> None:
@@ -199,13 +246,31 @@ class FleetModel(RuleBasedStateMachine):
         assert all(client.in_flight == 0 for client in tables.clients.values())
         for ids in self.submitted.values():
             assert set(ids) <= self.sim.replies.keys()  # each exactly once: Sim refuses a second
+        if not self.draining:
+            self._fill()
         self._end()
+
+    def _fill(self) -> None:
+        """Whatever happened: every place that is in service has a worker that is ready, and nobody is left over."""
+        pools = self.sim.tables.pools.values()
+        for _ in range(100):
+            if all(len(one.ready) == len(one.wanted) == len(one.lives) for one in pools):
+                break
+            for worker_id in [name for name, worker in self.sim.tables.workers.items() if worker.told_to_stop]:
+                self.sim.exited(worker_id, Exited(0))
+            self._make_progress()
+        for one in pools:
+            assert sorted(worker.place for worker in one.ready) == [place.number for place in one.wanted]
+            assert len(one.lives) == len(one.ready)
+            assert one.succession is None
+            assert not one.wishes
 
     def _unfinished(self) -> bool:
         return bool(self.sim.tables.requests) or any(worker.held for worker in self.sim.tables.workers.values())
 
     def _make_progress(self) -> None:
-        """Bury the dead, boot the young, answer everything; then let time pass for restarts."""
+        """Bury the dead and the killed, boot the young, answer everything; then let time pass for restarts."""
+        self.sim.bury_killed()
         for name in list(self.sim.tables.workers):
             if self.sim.process(name).dead:
                 self.sim.exited(name)

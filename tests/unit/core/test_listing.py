@@ -88,12 +88,13 @@ def test_dead_workers_stay_listed_with_their_cause(
 ) -> None:
     sim = Sim()
     sim.now += 2.0
-    sim.die(reason=reason, peak_rss_bytes=5000, log_tail=tuple(f"line {n}" for n in range(30)))
+    lines, stacks = tuple(f"line {n}" for n in range(30)), ("Thread 1", "  File 2")
+    sim.die(reason=reason, peak_rss_bytes=5000, log_tail=lines, stacks=stacks)
     [row] = [row for row in sim.fleet.workers(sim.now) if row["state"] == "exited"]
     assert (row["id"], row["age_s"], row["in_flight"]) == ("general-1.1", 2.0, 0)
     assert row["exit"] == {
         "cause": cause, "kind": kind, "code": code, "signal": signal, "peak_rss_bytes": 5000,
-        "log_tail": [f"line {n}" for n in range(10, 30)],
+        "log_tail": [f"line {n}" for n in range(10, 30)], "stacks": ["Thread 1", "  File 2"],
     }  # fmt: skip
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bridge.protocol import messages as wire
-from pools.core.events import Drain, Exited
-from pools.core.lifecycle import STOP_GRACE_S
+from pools.core.events import Drain, DrainWorker, Dump, Exited
+from pools.core.leaving import STOP_GRACE_S
 from tests.support.fleet import Sim, pool
 
 
@@ -86,6 +86,18 @@ def test_when_the_budget_is_spent_everything_is_settled_and_the_workers_stop() -
     assert sim.fleet.stopped
 
 
+def test_a_cancellation_that_is_under_way_when_the_budget_is_spent_is_answered() -> None:
+    sim = Sim()
+    request_id = sim.submit()
+    sim.start(request_id)
+    sim.cancel(request_id)
+    sim.handle(Drain(1.0))
+    sim.run_until(sim.now + 1.0)
+    assert sim.error(request_id).code == "CANCELLED"
+    assert sim.cancel_replies(request_id) == [("running", "asked")]
+    assert sim.fleet.stats(sim.now)["requests"]["cancelled"] == 1
+
+
 def test_a_worker_that_has_not_booted_is_killed_and_one_that_boots_is_told() -> None:
     sim = Sim(pool(size=3), ready=False)
     sim.hello("general-2.1")
@@ -99,6 +111,26 @@ def test_a_worker_that_has_not_booted_is_killed_and_one_that_boots_is_told() -> 
     assert not sim.fleet.knows_worker(b"late")
     sim.run_until(sim.now + STOP_GRACE_S)
     assert sorted(name for name, _ in sim.kills()) == ["general-1.1", "general-2.1", "general-3.1"]  # each once
+
+
+def test_whoever_leaves_already_when_the_fleet_ends_has_no_longer_than_the_others() -> None:
+    sim = Sim(pool(size=3, heartbeat_limit_s=2.0, grace_s=30.0))
+    sim.handle(DrainWorker("general-1.1"))
+    for _ in range(3):
+        sim.run_until(sim.now + 1.0)
+        for worker_id in ("general-1.1", "general-3.1"):
+            sim.say(worker_id, wire.Heartbeat())
+    assert sim.effects_of(Dump) == [Dump("general-2.1")]  # it writes its stacks as the end comes
+    sim.handle(Drain(1.0))
+    assert stops(sim) == 2
+    sim.run_until(sim.now + STOP_GRACE_S)
+    assert sim.kills() == [
+        ("general-2.1", "no heartbeat for 2 s"),
+        ("general-1.1", "did not stop within 2 s"),
+        ("general-3.1", "did not stop within 2 s"),
+    ]
+    sim.bury_killed()
+    assert sim.fleet.stopped
 
 
 def test_a_restart_that_was_waiting_does_not_happen_after_the_end() -> None:
@@ -115,7 +147,7 @@ def test_a_restart_that_was_waiting_does_not_happen_after_the_end() -> None:
 
 def test_the_next_timer_is_the_earliest_of_deadlines_and_timers() -> None:
     sim = Sim()
-    assert sim.fleet.next_timer() == sim.now + 1.0  # heartbeats are looked at each second
+    assert sim.fleet.next_timer() == sim.now + 0.5  # heartbeats are looked at twice a second
     sim.submit(deadline_ms=200.0)
     due = sim.fleet.next_timer()
     assert due is not None
