@@ -1,0 +1,110 @@
+"""What must hold of everything that workers are sent, dispatches first of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from bridge.protocol import messages as wire
+from pools.core.deadlines import WIDTH_S
+from tests.sim.hearing import DEATHS
+from tests.sim.kills import Kills
+from tests.sim.ledger import QUEUED, SETTLED, Case, Desk, Ledger, label
+from tests.sim.step import Step, broken
+
+_EPSILON_S: Final = 1e-6
+
+
+class Dispatches:
+    """Checks each message to a worker, and writes dispatches down. late: whether the coordinator stood still."""
+
+    def __init__(self, ledger: Ledger, step: Step, kills: Kills, tables: Any, late: Callable[[], bool]) -> None:
+        self.ledger = ledger
+        self.step = step
+        self.tables = tables
+        self.late = late
+        self._kills = kills
+        self._last_epoch = 0
+
+    def to_worker(self, peer: bytes, message: Any, now: float) -> None:
+        """Check one message to a worker."""
+        desk = self.ledger.by_peer[peer]
+        kind = type(message)
+        if kind is wire.Request:
+            self._check_dispatch(desk, message, now)
+        elif kind is wire.Recall or kind is wire.Cancel:
+            case = desk.attempts.get(message.epoch)
+            if case is None:
+                broken("asks for what is held", f"{kind.__name__} of epoch {message.epoch} at {desk.worker_id}")
+            case.told = message.epoch
+            self.ledger.seen[f"{kind.__name__} sent"] += 1
+            if kind is wire.Cancel and (case.state == SETTLED or case.cancel == 2):
+                self._kills.asked(desk, message.epoch, now)
+        elif kind is wire.Stop:
+            if not self._kills.meant_to_leave(desk):
+                broken("stopped on purpose", f"{desk.worker_id} was told to stop")
+            desk.stopping, desk.ready = True, False
+        elif kind is wire.Program:
+            (desk.programs.add if message.payload else desk.programs.discard)(message.name)
+
+    def _check_dispatch(self, desk: Desk, message: wire.Request, now: float) -> None:
+        ledger = self.ledger
+        case = ledger.cases.get(message.request_id)
+        if case is None and self.step.asking is not None and self.step.asking.request_id == message.request_id:
+            case = self.accepted(now)
+        if case is None or case.state != QUEUED:
+            broken("dispatched once at a time", f"{case or label(message.request_id)} to {desk.worker_id}")
+        if case.started:
+            broken("at most once", f"{case} is dispatched again, to {desk.worker_id}")
+        if not desk.takes_work or self.tables.workers[desk.worker_id].stop_wanted:
+            broken("dispatched to the living", f"{case} to {desk.worker_id}")
+        if case.cancel:
+            broken("not dispatched once cancelled", f"{case} to {desk.worker_id}")
+        if case.deaths >= DEATHS:
+            broken("attempts within the limit", f"{case}: {case.deaths} workers died holding it")
+        if message.epoch <= self._last_epoch:
+            broken("epochs grow", f"{message.epoch} after {self._last_epoch}")
+        self._last_epoch = message.epoch
+        self._check_time(case, message, now)
+        queue = ledger.queues[case.pool]
+        if len(queue) > 1 and min(other.rank for other in queue.values()) != case.rank:
+            first = min(queue.values(), key=lambda other: other.rank)
+            broken("first come, first served", f"{case} was dispatched before {first}")
+        pool = ledger.pools[case.pool]
+        if desk.pool != case.pool:
+            broken("runs in its pool", f"{case} of pool {case.pool} to {desk.worker_id}")
+        if pool.prefetch is not None and desk.held >= pool.slots + pool.prefetch:
+            broken("within credit", f"{desk.worker_id} holds {desk.held} rows and is given {case}")
+        if case.operation in ledger.programs and case.operation not in desk.programs:
+            broken("programs come first", f"{desk.worker_id} was not told of {case.operation}")
+        ledger.send_out(case, desk, message.epoch)
+        ledger.seen["dispatched"] += 1
+
+    def _check_time(self, case: Case, message: wire.Request, now: float) -> None:
+        if case.deadline is None:
+            return
+        left_s = case.deadline - now
+        if left_s < -WIDTH_S - _EPSILON_S and not self.late():
+            broken("not dispatched after its deadline", f"{case}, {-left_s:.3f} s late")
+        if message.deadline_ms is None or abs(message.deadline_ms - left_s * 1000.0) > 1.0:
+            broken("deadlines travel", f"{case}: {message.deadline_ms} ms of {left_s:.4f} s")
+
+    def accepted(self, now: float) -> Case | None:
+        """Take in that the fleet accepted the request that the event brings; None if it did not bring one."""
+        case, self.step.asking = self.step.asking, None
+        if case is None:
+            return None
+        ledger = self.ledger
+        if ledger.drain_due is not None:
+            broken("nothing accepted once draining", repr(case))
+        pool = ledger.pools.get(case.pool)
+        if pool is None:
+            broken("accepted by a pool", f"{case}: {case.pool!r}")
+        queued = ledger.queued_rows[case.pool]
+        if queued and queued + case.rows > pool.max_queue:
+            broken("queues are bounded", f"{case} of {case.rows} rows joins {queued}, limit {pool.max_queue}")
+        if ledger.client_rows[case.peer] + case.rows > ledger.config.client_rows:
+            broken("clients are bounded", repr(case))
+        ledger.accept(case)
+        ledger.seen["accepted"] += 1
+        return case

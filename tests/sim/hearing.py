@@ -1,0 +1,192 @@
+"""Events as they are written into the ledger, before the fleet handles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from bridge.protocol import messages as wire
+from pools.core.events import (
+    ClientConnected,
+    ClientGone,
+    Drain,
+    DrainWorker,
+    ProgramDeployed,
+    ProgramRemoved,
+    ProtocolBroken,
+    Resize,
+    Restart,
+    WorkerDied,
+    WorkerExited,
+)
+from tests.sim.ledger import OUT, QUEUED, SETTLED, Case, Ledger
+from tests.sim.restarts import Restarts
+from tests.sim.step import Step
+
+# Workers that may die while they hold a request unstarted; then it is lost.
+DEATHS: Final = 2
+
+
+class Hearing:
+    """Writes down what is heard, and in the step what must follow from it."""
+
+    def __init__(self, ledger: Ledger, step: Step, restarts: Restarts, tables: Any) -> None:
+        self.ledger = ledger
+        self.step = step
+        self.restarts = restarts
+        self.tables = tables
+        self._by_kind: dict[type, Callable[[Any, bytes, float], None]] = {
+            wire.Request: self._request,
+            wire.Cancel: self._cancel,
+            wire.Bye: self._gone,
+            ClientGone: self._gone,
+            ClientConnected: self._connected,
+            wire.Reply: self._reply,
+            wire.Recalled: self._recalled,
+            wire.Started: self._started,
+            wire.Ready: self._ready,
+            wire.Hello: self._heard_of,
+            wire.Heartbeat: self._heard_of,
+            ProtocolBroken: self._garbled,
+            WorkerDied: self._died,
+            WorkerExited: self._exited,
+            ProgramDeployed: self._deployed,
+            ProgramRemoved: self._removed,
+            Drain: self._drain,
+            Resize: self._operated,
+            Restart: self._operated,
+            DrainWorker: self._operated,
+        }
+
+    def hear(self, event: Any, peer: bytes, now: float) -> None:
+        """Take an event into the ledger."""
+        self.step.event = event
+        kind = type(event)
+        self.ledger.seen[kind.__name__] += 1
+        write = self._by_kind.get(kind)
+        if write is not None:
+            write(event, peer, now)
+
+    def _connected(self, event: ClientConnected, peer: bytes, now: float) -> None:
+        self.ledger.clients[peer] = event.client_no
+        self.ledger.last_id[peer] = wire.request_id_base(event.client_no)
+
+    def _request(self, message: wire.Request, peer: bytes, now: float) -> None:
+        ledger, request_id = self.ledger, message.request_id
+        number = ledger.clients.get(peer)
+        self.step.bad_id = (
+            number is None or request_id >> wire.CLIENT_SHIFT != number or request_id <= ledger.last_id[peer]
+        )
+        if not self.step.bad_id:
+            ledger.last_id[peer] = request_id
+            self.step.asking = ledger.new_case(message, peer, now)
+
+    def _cancel(self, message: wire.Cancel, peer: bytes, now: float) -> None:
+        case = self.ledger.open.get(message.request_id)
+        if case is not None and case.peer == peer and peer in self.ledger.clients:
+            case.client_asked = True
+            self._cancel_case(case, 2 if message.force else 1)
+
+    def _cancel_case(self, case: Case, how: int) -> None:
+        case.cancel = max(case.cancel, how)
+        (self.step.must_settle if case.state == QUEUED else self.step.must_tell).append(case)
+
+    def _gone(self, message: Any, peer: bytes, now: float) -> None:
+        if self.ledger.clients.pop(peer, None) is not None:
+            for case in self.ledger.open.values():
+                if case.peer == peer:
+                    self._cancel_case(case, 1)
+
+    def _reply(self, message: wire.Reply, peer: bytes, now: float) -> None:
+        desk = self.ledger.by_peer[peer]
+        case = desk.attempts.get(message.epoch)
+        if case is None or case.request_id != message.request_id:
+            self.step.must_fence = 1
+            return
+        desk.take(message.epoch)
+        if case.state == SETTLED:
+            self.step.must_fence = case.rows
+        else:
+            self.step.heard = case
+            self.step.must_settle.append(case)
+
+    def _recalled(self, message: wire.Recalled, peer: bytes, now: float) -> None:
+        case = self.ledger.by_peer[peer].take(message.epoch)
+        if case is None:
+            self.step.must_fence = 1
+        elif case.state == OUT:
+            self._give_back(case)
+
+    def _give_back(self, case: Case) -> None:
+        self.ledger.seen["given back"] += 1
+        # What comes back in one step keeps its order; what comes back later goes before it.
+        self.ledger.enqueue(case, rank=(-self.step.number, case.epoch))
+        if case.cancel:
+            self.step.must_settle.append(case)
+
+    def _started(self, message: wire.Started, peer: bytes, now: float) -> None:
+        case = self.ledger.by_peer[peer].attempts.get(message.epoch)
+        if case is not None and (case.state == SETTLED or case.cancel):
+            case.told = 0
+            self.step.must_tell.append(case)
+
+    def _heard_of(self, message: Any, peer: bytes, now: float) -> None:
+        self.ledger.by_peer[peer].last_heard = now
+
+    def _ready(self, message: wire.Ready, peer: bytes, now: float) -> None:
+        desk = self.ledger.by_peer[peer]
+        desk.last_heard = now
+        desk.ready = not desk.stopping
+        if desk.ready:
+            self.restarts.ready(desk, now)
+
+    def _garbled(self, event: ProtocolBroken, peer: bytes, now: float) -> None:
+        self.ledger.by_peer[peer].broken = True
+
+    def _died(self, event: WorkerDied, peer: bytes, now: float) -> None:
+        self.ledger.desks[event.worker_id].dead = True
+
+    def _exited(self, event: WorkerExited, peer: bytes, now: float) -> None:
+        desk = self.ledger.desks[event.worker_id]
+        if desk.exited:
+            return
+        desk.dead = desk.exited = True
+        for epoch in sorted(desk.attempts):
+            case = desk.take(epoch)
+            if case is None or case.state == SETTLED:
+                continue
+            if desk.marked(epoch):
+                self.step.lost.add(case.request_id)
+                self.step.must_settle.append(case)
+                continue
+            case.deaths += 1
+            self._give_back(case)
+            if case.deaths >= DEATHS:
+                self.step.must_settle.append(case)
+        worker = self.tables.workers.get(event.worker_id)
+        if worker is not None and (self._has_a_place(worker) or self.restarts.is_latest(desk)):
+            self.restarts.exited(desk, intended=worker.stop_wanted, now=now)
+
+    def _has_a_place(self, worker: Any) -> bool:
+        """Whether a worker is in service or about to be; what ends one that leaves has no say in the next launch."""
+        succession = worker.pool.succession
+        return worker.pool.places[worker.place].worker is worker or (
+            succession is not None and succession.spare is worker
+        )
+
+    def _deployed(self, event: ProgramDeployed, peer: bytes, now: float) -> None:
+        self.ledger.programs[event.program.name] = event.pool
+
+    def _removed(self, event: ProgramRemoved, peer: bytes, now: float) -> None:
+        self.ledger.programs.pop(event.name, None)
+
+    def _operated(self, event: Any, peer: bytes, now: float) -> None:
+        ledger = self.ledger
+        ledger.operated = True
+        ledger.drained_one = ledger.drained_one or type(event) is DrainWorker
+        if type(event) is Resize and ledger.drain_due is None:
+            ledger.sizes[event.pool] = event.size
+
+    def _drain(self, event: Drain, peer: bytes, now: float) -> None:
+        due = self.ledger.drain_due
+        self.ledger.drain_due = now + event.budget_s if due is None else min(due, now + event.budget_s)

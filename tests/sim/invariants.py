@@ -1,0 +1,131 @@
+"""The invariants of every step, together. Each has a constant name, which `Broken` carries.
+
+An event is first written into the ledger (`hearing`); what the fleet then sends is checked against it (`dispatches`,
+`outcomes`), so is what it has done to processes (`restarts`, `kills`); at last what had to follow is demanded, and the
+books of the step must balance. `quiescence` has the end.
+
+Of order the core promises: one queue for each pool, dispatched in the order of acceptance; what a worker gives back, or
+held unstarted as it died, goes before all that waits. So a client's requests to one pool leave in the order it sent
+them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pools.core.deadlines import WIDTH_S
+from pools.core.events import Launch, Tick
+from tests.sim.dispatches import Dispatches
+from tests.sim.hearing import Hearing
+from tests.sim.kills import Kills
+from tests.sim.ledger import OPERATIONS, SETTLED, Ledger
+from tests.sim.outcomes import Outcomes, desk_of
+from tests.sim.restarts import Restarts
+from tests.sim.step import Step, broken
+
+
+class Auditor:
+    """Checks every step of one history. tables: the fleet's. late: whether the coordinator stood still until now."""
+
+    def __init__(self, ledger: Ledger, tables: Any, late: Callable[[], bool]) -> None:
+        self.ledger = ledger
+        self.tables = tables
+        self.step = Step()
+        self.restarts = Restarts(ledger)
+        self.kills = Kills(ledger, tables)
+        self._hearing = Hearing(ledger, self.step, self.restarts, tables)
+        self._dispatches = Dispatches(ledger, self.step, self.kills, tables, late)
+        self._outcomes = Outcomes(ledger, self.step, tables)
+        self._fenced = 0
+        # One call each: they run at every event and for every message.
+        self.before = self._hearing.hear
+        self.to_worker = self._dispatches.to_worker
+        self.to_client = self._outcomes.to_client
+        self.control = self._outcomes.control
+        self.kill = self.kills.kill
+        self.dump = self.kills.dump
+
+    def launch(self, effect: Launch, now: float) -> None:
+        """Check a launch."""
+        self.ledger.seen["Launch"] += 1
+        asked = type(self.step.event) in OPERATIONS
+        self.restarts.launched(self.ledger.desks[effect.worker_id], self.tables, asked=asked, now=now)
+
+    def after(self, event: Any, peer: bytes, now: float) -> None:
+        """Demand what had to follow from the event, and that the books of the step balance."""
+        self.step.number += 1
+        if self.step.bad_id or self.step.invalid:
+            self._after_bad_id(event)
+        if self.step.asking is not None and self._dispatches.accepted(now) is None:
+            broken("asked and answered", repr(event))
+        if self.step.must_settle:
+            for case in self.step.must_settle:
+                if case.state != SETTLED:
+                    broken("settled when it is over", f"{case} after {type(event).__name__}")
+            self.step.must_settle.clear()
+        if self.step.must_answer:
+            for case in self.step.must_answer:
+                if not case.answered_cancel:
+                    broken("cancellations are answered", f"{case} settled without a word of its cancellation")
+            self.step.must_answer.clear()
+        if self.step.must_tell:
+            for case in self.step.must_tell:
+                desk = desk_of(case)
+                if case.epoch in desk.attempts and case.told != case.epoch:
+                    broken("workers are told", f"{case} at {desk.worker_id} after {type(event).__name__}")
+            self.step.must_tell.clear()
+        fenced = self.tables.fenced - self._fenced
+        if fenced != self.step.must_fence:
+            broken("late replies are fenced", f"{fenced} rows instead of {self.step.must_fence} at {event}")
+        self._fenced += fenced
+        self.step.must_fence = 0
+        self.step.heard = None
+        self.step.lost.clear()
+        if type(event) is Tick:
+            self._after_tick(now)
+        self._check_step()
+
+    def _after_bad_id(self, event: Any) -> None:
+        if self.step.bad_id != self.step.invalid:
+            broken("ids are used once, by their owner", f"{event}: refused={self.step.invalid}")
+        self.ledger.seen["refused id"] += self.step.bad_id
+        self.step.bad_id = self.step.invalid = False
+
+    def _after_tick(self, now: float) -> None:
+        ledger = self.ledger
+        for case in ledger.open.values():
+            if case.deadline is not None and now >= case.deadline + WIDTH_S:
+                broken("settled at its deadline", f"{case}, {now - case.deadline:.3f} s late")
+        if ledger.drain_due is not None and now >= ledger.drain_due and ledger.open:
+            broken("drained within the budget", f"{len(ledger.open)} requests are open")
+        self.kills.check_overdue(now)
+
+    def _check_step(self) -> None:
+        """Check the cheap part of the books: counters, credits, idle workers beside a queue."""
+        ledger, tables = self.ledger, self.tables
+        if len(tables.requests) != len(ledger.open):
+            broken("tables hold what is open", f"{len(tables.requests)} instead of {len(ledger.open)}")
+        for name, pool in tables.pools.items():
+            if pool.accepted != pool.completed + pool.failed + pool.queued + pool.in_flight:
+                broken(
+                    "counters add up", f"{name}: {pool.accepted} accepted, {pool.queued} queued, {pool.in_flight} out"
+                )
+            if pool.queued != ledger.queued_rows[name]:
+                broken("counters add up", f"{name}: {pool.queued} rows queued instead of {ledger.queued_rows[name]}")
+            if pool.queue:
+                self._check_idle(name)
+        for worker in tables.workers.values():
+            if worker.held != ledger.desks[worker.worker_id].held:
+                held = ledger.desks[worker.worker_id].held
+                broken(
+                    "credits are conserved", f"{worker.worker_id}: {worker.held} rows on the books, {held} on the desk"
+                )
+
+    def _check_idle(self, name: str) -> None:
+        pool = self.ledger.pools[name]
+        credit = pool.slots + (pool.prefetch or 0)
+        for worker in self.tables.workers.values():
+            desk = self.ledger.desks[worker.worker_id]
+            if desk.pool == name and desk.takes_work and not worker.stop_wanted and desk.held < credit:
+                broken("no idle worker beside a queue", f"{desk.worker_id} holds {desk.held} of {credit}")

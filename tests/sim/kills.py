@@ -1,0 +1,66 @@
+"""What must hold of ends that the fleet brings about: for cause, with intent, and when the grace period is over."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tests.sim.ledger import Desk, Ledger
+from tests.sim.step import broken
+
+# A kill comes at the first tick after the grace period, and may be announced a moment before.
+KILL_LATE_S: Final = 0.5
+_EPSILON_S: Final = 1e-6
+
+
+class Kills:
+    """The workers that were asked to stop an attempt, and by when they must have."""
+
+    def __init__(self, ledger: Ledger, tables: Any) -> None:
+        self.ledger = ledger
+        self.tables = tables
+        self._stops: list[tuple[float, Desk, int]] = []
+
+    def asked(self, desk: Desk, epoch: int, now: float) -> None:
+        """A worker was asked to stop an attempt that nobody waits for, or that is cancelled by force."""
+        self._stops.append((now + self.ledger.pools[desk.pool].grace_s, desk, epoch))
+
+    def dump(self, worker_id: str, now: float) -> None:
+        """Check the announcement of a kill: the stacks are written first."""
+        self.ledger.seen["Dump"] += 1
+        self._doom(self.ledger.desks[worker_id], "Dump", now)
+
+    def kill(self, worker_id: str, why: str, now: float) -> None:
+        """Check a kill: only for cause."""
+        desk = self.ledger.desks[worker_id]
+        self.ledger.seen["Kill"] += 1
+        if not desk.killed:
+            self._doom(desk, why, now)
+
+    def _doom(self, desk: Desk, why: str, now: float) -> None:
+        if desk.dead:
+            broken("the dead are not killed", f"{desk.worker_id}: {why}")
+        overdue = any(
+            who is desk and due <= now + _EPSILON_S and epoch in desk.attempts for due, who, epoch in self._stops
+        )
+        limit_s = self.ledger.pools[desk.pool].heartbeat_limit_s
+        silent = now - desk.last_heard > limit_s
+        if not (overdue or silent or desk.broken or self.meant_to_leave(desk)):
+            broken("killed for cause", f"{desk.worker_id}: {why}")
+        desk.killed = True
+
+    def meant_to_leave(self, desk: Desk) -> bool:
+        """Whether somebody wants this worker to end, and the intent is recorded."""
+        wanted = self.ledger.drain_due is not None or self.ledger.operated
+        return wanted and bool(self.tables.workers[desk.worker_id].stop_wanted)
+
+    def check_overdue(self, now: float) -> None:
+        """Demand the kills that are due."""
+        kept = []
+        for stop in self._stops:
+            due, desk, epoch = stop
+            if epoch not in desk.attempts or desk.killed or desk.dead:
+                continue
+            if now > due + KILL_LATE_S:
+                broken("killed after the grace period", f"{desk.worker_id} still holds epoch {epoch}")
+            kept.append(stop)
+        self._stops = kept

@@ -1,0 +1,290 @@
+"""What a schedule can do to a world: one table. A move says everything about itself; where it does not apply, it does
+nothing, so that any move can be left out of a history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from bridge.protocol import messages as wire
+from pools.config import FleetConfig
+from pools.core.events import Drain, DrainWorker, Exited, ProgramDeployed, ProgramRemoved, Resize, Restart, Signalled
+from tests.sim.worker import SIGKILL, Process, Work
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+T = TypeVar("T")
+
+CLIENTS: Final = 4
+PROGRAM: Final = "qa"
+_ENDINGS: Final = ("ok",) * 12 + ("error", "hang", "hang", "deaf", "crash", "crash", "last words", "twice")
+_RUNS_S: Final = (0.0001, 0.0001, 0.002, 0.008, 0.03, 0.03, 0.2, 1.5)
+_DEADLINES_MS: Final = (None, None, None, None, 8.0, 40.0, 40.0, 300.0, 2000.0)
+_ROWS: Final = (1, 1, 1, 1, 1, 2, 5)
+_CURSES: Final = ("boot failed", "boot failed", "exits", "launch failed", "hangs", "mute")
+
+
+class Move(NamedTuple):
+    """One move: when (seconds after the start), what, with which values."""
+
+    at: float
+    name: str
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        kind = MOVES[self.name]
+        return f"{self.at:9.4f} s  {self.name:8} {kind.text.format(*self.values)}"
+
+
+class MoveKind(NamedTuple):
+    """How a kind of move is drawn, made and told. weight: how often it is drawn."""
+
+    weight: int
+    draw: Callable[[Random, FleetConfig], tuple[Any, ...]]
+    make: Callable[..., None]
+    text: str
+
+
+def pick(random: Random, choices: Sequence[T]) -> T:
+    """Return one of the choices."""
+    return choices[int(random.random() * len(choices))]
+
+
+# --- clients ----------------------------------------------------------------------------------------
+
+
+def _draw_submit(random: Random, config: FleetConfig) -> tuple[Any, ...]:
+    operation = pick(random, ("fast", "fast", "fast", "slow", "slow", "slow", PROGRAM, "echo", "dspool.stats"))
+    inline = operation == "echo"
+    ending = pick(random, _ENDINGS)
+    run_s = pick(random, _RUNS_S)
+    work = Work(
+        0.0001 if operation == "fast" and ending == "ok" else run_s, "ok" if inline else ending, inline,
+        events=random.random() < 0.1,
+    )  # fmt: skip
+    fields = (pick(random, ("", "", "", config.pools[-1].name)), pick(random, _ROWS), pick(random, _DEADLINES_MS))
+    if random.random() < 0.03:
+        fields = (pick(random, ("nowhere", "")), pick(random, (0, 1, 5000)), pick(random, (-1.0, float("nan"), 50.0)))
+    return (_client(random), operation, *fields, work)
+
+
+def _submit(
+    world: World, number: int, operation: str, pool: str, rows: int, deadline_ms: float | None, work: Work
+) -> None:
+    client = world.client(number)
+    if client is not None:
+        flags = wire.FLAG_EVENTS if work.events else 0
+        client.submit(work, operation=operation, pool=pool, rows=rows, deadline_ms=deadline_ms, flags=flags)
+
+
+def _client(random: Random) -> int:
+    # Square: the first clients ask most, so that one client's requests queue behind each other.
+    return 1 + int(random.random() ** 2 * CLIENTS)
+
+
+def _draw_burst(random: Random, config: FleetConfig) -> tuple[Any, ...]:
+    return (2 + int(random.random() * 6), *_draw_submit(random, config))
+
+
+def _burst(world: World, count: int, *request: Any) -> None:
+    for _ in range(count):
+        _submit(world, *request)
+
+
+def _draw_crowd(random: Random, config: FleetConfig) -> tuple[Any, ...]:
+    return (2 + int(random.random() * 8), *_draw_submit(random, config)[1:])
+
+
+def _crowd(world: World, count: int, *request: Any) -> None:
+    for number in range(CLIENTS + 1, CLIENTS + 1 + count):
+        _submit(world, number, *request)
+
+
+def _slow(world: World, number: int, base_s: float) -> None:
+    client = world.client(number)
+    if client is not None:
+        client.down.slow_down(base_s)
+
+
+def _cancel(world: World, number: int, which: int, force: bool) -> None:
+    client = world.client(number)
+    if client is not None:
+        client.cancel(which, force=force)
+
+
+def _reuse(world: World, number: int, how: str) -> None:
+    client = world.client(number)
+    if client is None or not client.asked:
+        return
+    if how == "the last id":
+        client.submit_as(client.asked[-1])
+    elif how == "an early id":
+        client.submit_as(wire.request_id_base(number))
+    else:
+        client.submit_as(wire.request_id_base(number + 1) + 1)
+
+
+def _leave(world: World, number: int, how: str, notice_s: float) -> None:
+    client = world.client(number)
+    if client is not None:
+        client.leave(how, notice_s)
+
+
+# --- workers ----------------------------------------------------------------------------------------
+
+
+def _place(random: Random, config: FleetConfig) -> str:
+    pool = pick(random, config.pools)
+    return f"{pool.name}-{1 + int(random.random() * pool.size)}"
+
+
+def _on_process(what: Callable[..., object]) -> Callable[..., None]:
+    """Make a move of something that is done to the process that now lives at a place."""
+
+    def make(world: World, place: str, *values: Any) -> None:
+        process = world.process_at(place)
+        if process is not None and process.alive:
+            what(world, process, *values)
+
+    return make
+
+
+def _kill(world: World, process: Process, silently: bool) -> None:
+    process.die(Signalled(SIGKILL), silently=silently)
+
+
+def _exit(world: World, process: Process, code: int) -> None:
+    process.die(Exited(code))
+
+
+def _freeze(world: World, process: Process, for_s: float) -> None:
+    process.frozen = True
+    world.clock.after(for_s, process.thaw)
+
+
+def _unplug(world: World, process: Process) -> None:
+    process.up.cut = process.down.cut = True
+
+
+def _garble(world: World, process: Process) -> None:
+    world.shell.look(world.shell.garbled, process.desk)
+
+
+def _curse(world: World, place: str, how: str, lives: int) -> None:
+    world.launcher.curses[place] = [how] * lives
+
+
+# --- operators --------------------------------------------------------------------------------------
+
+
+def _resize(world: World, pool: str, size: int) -> None:
+    world.shell.look(world.shell.step, Resize(pool, size))
+
+
+def _retire(world: World, process: Process) -> None:
+    world.shell.look(world.shell.step, DrainWorker(process.desk.worker_id))
+
+
+def _restart(world: World, target: str, grace_s: float | None) -> None:
+    process = world.process_at(target)
+    world.shell.look(world.shell.step, Restart(process.desk.worker_id if process is not None else target, grace_s))
+
+
+# --- the rest ---------------------------------------------------------------------------------------
+
+
+def _stall(world: World, for_s: float) -> None:
+    world.shell.stand_still(for_s)
+
+
+def _deploy(world: World, pool: str) -> None:
+    world.shell.look(world.shell.step, ProgramDeployed(pool, wire.Program(name=PROGRAM, payload=b"spec")))
+
+
+def _undeploy(world: World) -> None:
+    world.shell.look(world.shell.step, ProgramRemoved(PROGRAM))
+
+
+def _drain(world: World, budget_s: float) -> None:
+    world.shell.look(world.shell.step, Drain(budget_s))
+
+
+MOVES: Final[dict[str, MoveKind]] = {
+    "submit": MoveKind(100, _draw_submit, _submit, "client {0}: {1} pool={2!r} rows={3} deadline_ms={4} {5}"),
+    "burst": MoveKind(10, _draw_burst, _burst, "{0} times client {1}: {2} pool={3!r} rows={4} deadline_ms={5} {6}"),
+    "crowd": MoveKind(2, _draw_crowd, _crowd, "{0} more clients: {1} pool={2!r} rows={3} deadline_ms={4} {5}"),
+    "slow": MoveKind(
+        2, lambda random, _: (_client(random), pick(random, (0.05, 1.0))), _slow, "client {0} reads {1} s late"
+    ),
+    "cancel": MoveKind(
+        25,
+        lambda random, _: (_client(random), int(random.random() * 4), random.random() < 0.4),
+        _cancel,
+        "client {0}: its latest but {1}, force={2}",
+    ),
+    "reuse": MoveKind(
+        2,
+        lambda random, _: (_client(random), pick(random, ("the last id", "an early id", "another's id"))),
+        _reuse,
+        "client {0} uses {1}",
+    ),
+    "leave": MoveKind(
+        4,
+        lambda random, _: (_client(random), pick(random, ("bye", "dead", "muted")), pick(random, (0.0, 0.001, 0.1))),
+        _leave,
+        "client {0}: {1}, noticed after {2} s",
+    ),
+    "kill": MoveKind(
+        12,
+        lambda random, config: (_place(random, config), random.random() < 0.3),
+        _on_process(_kill),
+        "{0} silently={1}",
+    ),
+    "exit": MoveKind(
+        3, lambda random, config: (_place(random, config), pick(random, (0, 1))), _on_process(_exit), "{0} code {1}"
+    ),
+    "freeze": MoveKind(
+        5,
+        lambda random, config: (_place(random, config), pick(random, (0.003, 0.05, 1.0, 30.0))),
+        _on_process(_freeze),
+        "{0} for {1} s",
+    ),
+    "unplug": MoveKind(2, lambda random, config: (_place(random, config),), _on_process(_unplug), "{0} loses its link"),
+    "garble": MoveKind(2, lambda random, config: (_place(random, config),), _on_process(_garble), "{0} is unreadable"),
+    "curse": MoveKind(
+        5,
+        lambda random, config: (_place(random, config), pick(random, _CURSES), pick(random, (1, 1, 2, 4))),
+        _curse,
+        "{0}: {1}, the next {2} lives",
+    ),
+    "resize": MoveKind(
+        4,
+        lambda random, config: (pick(random, config.pools).name, int(random.random() * 4)),
+        _resize,
+        "pool {0} to {1}",
+    ),
+    "retire": MoveKind(
+        3, lambda random, config: (_place(random, config),), _on_process(_retire), "{0} is taken out of service"
+    ),
+    "restart": MoveKind(
+        5,
+        lambda random, config: (
+            pick(random, (config.pools[0].name, _place(random, config))),
+            pick(random, (None, None, 0.0, 0.05)),
+        ),
+        _restart,
+        "{0}, grace_s={1}",
+    ),
+    "stall": MoveKind(
+        3,
+        lambda random, _: (pick(random, (0.002, 0.03, 0.3, 7.0)),),
+        _stall,
+        "the coordinator stands still for {0} s",
+    ),
+    "deploy": MoveKind(3, lambda random, config: (pick(random, config.pools).name,), _deploy, "program qa to pool {0}"),
+    "undeploy": MoveKind(1, lambda random, _: (), _undeploy, "program qa"),
+    "drain": MoveKind(1, lambda random, _: (pick(random, (0.0, 0.02, 0.5, 5.0)),), _drain, "within {0} s"),
+}

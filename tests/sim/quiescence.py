@@ -1,0 +1,126 @@
+"""What must hold when nothing is under way any more, and how a world gets there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from pools.core.events import Drain
+from tests.sim.ledger import Broken, label
+from tests.support.fleet import Sim, check_books
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+# Every backoff, grace period and heartbeat limit of a history is over by then, several times.
+CALM_S: Final = 60.0
+STOP_S: Final = 4.0
+
+
+class Books:
+    """A world as `check_books` of the unit tests reads it."""
+
+    def __init__(self, world: World) -> None:
+        self.fleet = world.fleet
+        self.tables = world.fleet._tables
+        self.processes = world.ledger.desks
+        self._world = world
+
+    @property
+    def now(self) -> float:
+        return self._world.clock.now
+
+    @property
+    def replies(self) -> dict[int, Any]:
+        ledger = self._world.ledger
+        return {request_id: case for request_id, case in ledger.cases.items() if request_id not in ledger.open}
+
+
+def audit_books(world: World) -> None:
+    """Check everything that the unit tests demand of the fleet's tables after every event."""
+    try:
+        check_books(cast(Sim, Books(world)))
+    except AssertionError as error:
+        raise Broken("books", str(error).partition("\n")[0] or "an assertion of check_books") from error
+
+
+def settle_down(world: World) -> None:
+    """Stop all mischief; run until nothing is under way and every pool has its workers."""
+    world.calm()
+    limit = world.clock.now + CALM_S
+    world.run(lambda: world.clock.now >= limit or (_is_quiet(world) and world.clock.now >= world.shell.still_until))
+    audit_books(world)
+    ledger, tables = world.ledger, world.fleet._tables
+    if ledger.open:
+        raise Broken("everything settles", f"{next(iter(ledger.open.values()))} is stuck")
+    if not _is_quiet(world):
+        states = {name: (len(pool.ready), len(pool.wanted)) for name, pool in tables.pools.items()}
+        raise Broken("pools come back", f"ready workers and places: {states}, stopped: {world.fleet.stopped}")
+    if tables.requests or len(tables.deadlines):
+        raise Broken(
+            "tables are empty at the end", f"{len(tables.requests)} requests, {len(tables.deadlines)} deadlines"
+        )
+    if any(worker.attempts or worker.held for worker in tables.workers.values()):
+        raise Broken("tables are empty at the end", "a worker holds an attempt")
+    if any(pool.queue or pool.queued or pool.in_flight or pool.over for pool in tables.pools.values()):
+        raise Broken("tables are empty at the end", "a pool's queue or counters")
+    if any(client.in_flight for client in tables.clients.values()):
+        raise Broken("tables are empty at the end", "a client's rows")
+    if len(tables.clients) != len(ledger.clients):
+        raise Broken("tables are empty at the end", f"{len(tables.clients)} clients of {len(ledger.clients)}")
+
+
+def _is_quiet(world: World) -> bool:
+    """Whether nothing is under way and, unless the fleet is stopping, every place has a ready worker."""
+    tables = world.fleet._tables
+    if tables.requests:
+        return False
+    if world.ledger.drain_due is not None:
+        return world.fleet.stopped
+    if any(worker.held for worker in tables.workers.values()):
+        return False
+    return all(_is_complete(world, pool) for pool in tables.pools.values())
+
+
+def _is_complete(world: World, pool: Any) -> bool:
+    """Whether a pool has just the workers that it is to have: as many as its size, but for those taken out."""
+    wanted, ledger = len(pool.wanted), world.ledger
+    if len(pool.ready) != wanted or len(pool.lives) != wanted or pool.succession is not None:
+        return False
+    permanent = ledger.pools[pool.name].restart.type == "permanent"
+    return wanted == ledger.sizes[pool.name] if permanent and not ledger.drained_one else True
+
+
+def stop(world: World) -> None:
+    """Drain what is left, wait for the last worker, and see that nothing comes back and no timer stays."""
+    if world.ledger.drain_due is None:
+        world.shell.look(world.shell.step, Drain(0.0))
+    limit = world.clock.now + STOP_S
+    world.run(lambda: world.fleet.stopped or world.clock.now >= limit)
+    tables = world.fleet._tables
+    if not world.fleet.stopped or tables.workers or tables.workers_by_peer:
+        raise Broken("the fleet stops", f"{sorted(tables.workers)} are left")
+    launched = world.seen["Launch"]
+    limit = world.clock.now + CALM_S
+    world.run(lambda: world.clock.now >= limit or len(tables.timers) <= world.timers)
+    if len(tables.timers) > world.timers:
+        raise Broken("no timer leaks", f"{len(tables.timers)} timers, {world.timers} at the start")
+    if world.seen["Launch"] != launched:
+        raise Broken("the fleet stops", "it launched a worker after its end")
+
+
+def check_answers(world: World) -> None:
+    """Every client that stayed has read exactly one answer to each request it sent properly."""
+    limit = world.clock.now + 2.0
+    world.run(lambda: world.clock.now >= limit or not _unread(world))
+    for request_id in _unread(world):
+        raise Broken("one outcome", f"nobody answered request {label(request_id)}")
+
+
+def _unread(world: World) -> list[int]:
+    return [
+        request_id
+        for client in world.clients.values()
+        if not client.gone
+        for request_id in client.asked
+        if request_id not in client.answers
+    ]

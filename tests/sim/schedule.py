@@ -1,0 +1,119 @@
+"""From a seed and a size to a history: the fleet's configuration and the moves, each with its time."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final
+
+from pools.config import FleetConfig, PoolConfig, RestartConfig
+from tests.sim.moves import MOVES, Move, pick
+
+# Moves of a history: mostly few, for a short history is played and read quickly; sometimes many.
+_SIZES: Final = (6, 10, 10, 14, 14, 20)
+_LONG_SIZE: Final = 80
+_LONG_EVERY: Final = 50
+_GAPS_S: Final = (0.0, 0.0, 0.0, 0.0003, 0.0003, 0.001, 0.001, 0.004, 0.004, 0.02, 0.1, 0.6)
+_RARE: Final = 0.015
+_RARE_GAP_S: Final = 3.0
+_NAMES: Final = tuple(MOVES)
+_WEIGHTS: Final = tuple(itertools.accumulate(kind.weight for kind in MOVES.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One history before it is played. kept: which of the `size` moves of the seed are left, None = all."""
+
+    seed: int
+    size: int
+    config: FleetConfig
+    moves: tuple[Move, ...]
+    kept: tuple[int, ...] | None = None
+
+    def keeping(self, kept: tuple[int, ...]) -> Schedule:
+        """Return the history with only these of its moves (numbers from 0)."""
+        return replace(self, moves=tuple(self.moves[n] for n in kept), kept=kept)
+
+    @property
+    def name(self) -> str:
+        """What `--replay` takes."""
+        size = "" if self.size == size_of(self.seed) else f"/{self.size}"
+        kept = "" if self.kept is None else ":" + ",".join(map(str, self.kept))
+        return f"{self.seed}{size}{kept}"
+
+
+def size_of(seed: int) -> int:
+    """Return how many moves the history of a seed has: one in fifty is long."""
+    return _LONG_SIZE if seed % _LONG_EVERY == _LONG_EVERY - 1 else _SIZES[seed % len(_SIZES)]
+
+
+def generate(seed: int, size: int | None = None) -> Schedule:
+    """Draw a history. The same seed and size give the same one."""
+    random = Random(seed)
+    config = _config(random)
+    at = 0.0
+    moves = []
+    # Most histories begin with ready workers, some while they boot.
+    if random.random() < 0.8:
+        at = 0.5
+    size = size_of(seed) if size is None else size
+    for _ in range(size):
+        at += _RARE_GAP_S if random.random() < _RARE else pick(random, _GAPS_S)
+        name = _NAMES[bisect(_WEIGHTS, random.random() * _WEIGHTS[-1])]
+        moves.append(Move(round(at, 4), name, MOVES[name].draw(random, config)))
+    return Schedule(seed, size, config, tuple(moves))
+
+
+def parse(text: str) -> Schedule:
+    """Read what `Schedule.name` wrote. Raises ValueError if it is not that."""
+    name, colon, kept = text.partition(":")
+    seed, _, size = name.partition("/")
+    schedule = generate(int(seed), int(size) if size else None)
+    if not colon:
+        return schedule
+    numbers = tuple(int(number) for number in kept.split(",") if number)
+    if any(not 0 <= number < len(schedule.moves) for number in numbers):
+        raise ValueError(f"history {seed} has {len(schedule.moves)} moves, numbered from 0")
+    return schedule.keeping(numbers)
+
+
+def _config(random: Random) -> FleetConfig:
+    restart = RestartConfig(
+        type=pick(random, ("permanent",) * 8 + ("transient", "temporary")),
+        max_restarts=pick(random, (0, 1, 3, 20)),
+        window_s=pick(random, (0.5, 10.0)),
+        backoff_s=(0.1, 2.0),
+    )
+    prefetch = pick(random, (None, 0, 1, 1, 3))
+    max_queue = pick(random, (0, 2, 6, 6, 1000, 1000))
+    grace_s = pick(random, (0.2, 1.0, 5.0))
+
+    max_requests = pick(random, (0, 0, 0, 0, 3))
+
+    def pool(name: str, size: int, default_deadline_s: float | None) -> PoolConfig:
+        return PoolConfig(
+            name=name, size=size, slots=pick(random, (1, 1, 2, 3)), prefetch=prefetch, max_queue=max_queue,
+            max_requests=max_requests, grace_s=grace_s, default_deadline_s=default_deadline_s,
+            heartbeat_limit_s=5.0, restart=restart,
+        )  # fmt: skip
+
+    pools = [pool("general", pick(random, (1, 1, 2, 3)), None)]
+    if random.random() < 0.3:
+        pools.append(pool("neural", 1, pick(random, (None, 0.5))))
+    return FleetConfig(pools=tuple(pools), client_rows=pick(random, (5, 4096, 4096)))
+
+
+def describe(config: FleetConfig) -> list[str]:
+    """Return a configuration as people read it."""
+    lines = [f"client_rows={config.client_rows}"]
+    for pool in config.pools:
+        restart = pool.restart
+        lines.append(
+            f"pool {pool.name}: size={pool.size} slots={pool.slots} prefetch={pool.prefetch} "
+            f"max_queue={pool.max_queue} grace_s={pool.grace_s} default_deadline_s={pool.default_deadline_s} "
+            f"max_requests={pool.max_requests} "
+            f"{restart.type}, restarts {restart.max_restarts} in {restart.window_s} s"
+        )
+    return lines

@@ -1,0 +1,233 @@
+"""A simulated worker process: boots, marks what starts, runs, replies, stops; hangs, freezes and dies as told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from bridge.protocol import messages as wire
+from bridge.protocol.errors import BridgeError, encode_error
+from pools.core.events import Exited, ExitReason, Signalled
+from tests.sim.ledger import Desk
+from tests.sim.network import Link
+from tests.sim.noise import Noise
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+BEAT_S: Final = 2.0
+SIGKILL: Final = 9
+SIGSEGV: Final = 11
+_CANCELLED: Final = encode_error(BridgeError("CANCELLED", "the attempt was cancelled"))
+_EXPIRED: Final = encode_error(BridgeError("DEADLINE_EXCEEDED", "expired in the worker", details={"stage": "queued"}))
+_FAILED: Final = encode_error(BridgeError("REMOTE_ERROR", "the program raised"))
+_NO_BOOT: Final = encode_error(BridgeError("REMOTE_ERROR", "no module named x", details={"remote_traceback": "root"}))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request does once it runs: for how long, and how it ends.
+
+    ending: ok | error | hang (until asked to stop) | deaf (whatever it is asked) | crash (the process dies without a
+    word) | last words (it replies and dies at once) | twice (it replies two times).
+    """
+
+    run_s: float = 0.001
+    ending: str = "ok"
+    inline: bool = False
+    events: bool = False
+
+
+class Process:
+    """One life. How it boots: ok | boot failed | exits | hangs | mute (never says Hello)."""
+
+    def __init__(self, world: World, desk: Desk, boot: str) -> None:
+        self._world = world
+        self._clock = world.clock
+        self._ledger = world.ledger
+        self.desk = desk
+        self._noise = Noise(world.seed, desk.worker_id)
+        self._slots = world.ledger.pools[desk.pool].slots
+        self._boot = boot
+        self.up = Link(world.clock, self._noise, self._arrived)
+        self.down = Link(world.clock, self._noise, self._sent)
+        self.alive = False
+        self.frozen = False
+        self._stopping = False
+        self._booted = False
+        self._waiting: dict[int, wire.Request] = {}
+        self._running: dict[int, wire.Request] = {}
+        self._stood_still: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._beats = False
+
+    def _arrived(self, message: wire.Message) -> None:
+        self._world.shell.heard_worker(self.desk, message)
+
+    def _sent(self, message: wire.Message) -> None:
+        self.do(self._read, message)
+
+    def do(self, what: Callable[..., object], *args: Any) -> None:
+        """Do something in this process: nothing if it is dead, later if it stands still."""
+        if self.alive:
+            if self.frozen:
+                self._stood_still.append((what, args))
+            else:
+                what(*args)
+
+    def _later(self, delay_s: float, what: Callable[..., object], *args: Any) -> None:
+        self._clock.after(delay_s, self.do, what, *args)
+
+    # --- the life -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The process exists."""
+        self.alive = True
+        if self._boot != "mute":
+            self._later(0.01 * self._noise.next(), self._hello)
+
+    def _hello(self) -> None:
+        self.up.send(wire.Hello(role="worker", worker_id=self.desk.worker_id, pid=1))
+        self._beats = True
+        self._later(BEAT_S, self._beat)
+        took_s = 0.3 * self._noise.next() ** 2
+        if self._boot == "ok":
+            self._later(took_s, self._ready)
+        elif self._boot == "boot failed":
+            self._later(took_s, self._boot_failed)
+        elif self._boot == "exits":
+            self._later(took_s, self.die, Exited(1))
+
+    def _ready(self) -> None:
+        if not self._booted and not self._stopping:
+            self._booted = True
+            self.up.send(wire.Ready(slots=self._slots))
+
+    def _boot_failed(self) -> None:
+        self.up.send(wire.BootFailed(payload=_NO_BOOT))
+        self.die(Exited(1))
+
+    def _beat(self) -> None:
+        self.up.send(wire.Heartbeat(rss_bytes=1 << 20, running=len(self._running), queued=len(self._waiting)))
+        self._later(BEAT_S, self._beat)
+
+    def die(self, reason: ExitReason, *, silently: bool = False) -> None:
+        """End the process. What it has sent is on its way, unless it dies silently: then that is lost too."""
+        if not self.alive:
+            return
+        self.alive = False
+        if silently:
+            self.up.cut = True
+        self._world.launcher.ended(self, reason, self._noise)
+
+    def thaw(self) -> None:
+        """Go on after standing still."""
+        self.frozen = False
+        while self._stood_still and self.alive and not self.frozen:
+            what, args = self._stood_still.popleft()
+            what(*args)
+
+    def let_go(self) -> None:
+        """Let everything that hangs come to its end: the program's, the boot's."""
+        if self.frozen:
+            self.thaw()
+        if self._boot != "ok" or (self.up.cut and not self.desk.ready):
+            self.die(Exited(1))
+        self._boot = "ok"
+        for request in list(self._running.values()):
+            if self._world.works[request.request_id].ending in ("hang", "deaf"):
+                self._later(0.0, self._finish, request, "ok")
+
+    # --- what it is told ----------------------------------------------------------------------------
+
+    def _read(self, message: wire.Message) -> None:
+        kind = type(message)
+        if kind is wire.Request:
+            self._take(message)  # type: ignore[arg-type]
+        elif kind is wire.Recall:
+            self._recall(message)  # type: ignore[arg-type]
+        elif kind is wire.Cancel:
+            self._cancel(message)  # type: ignore[arg-type]
+        elif kind is wire.Stop:
+            self._stop()
+
+    def _take(self, request: wire.Request) -> None:
+        work = self._world.works[request.request_id]
+        if request.deadline_ms is not None and request.deadline_ms <= 0.0:
+            self._reply(request, wire.ERROR, _EXPIRED)
+        elif work.inline and not self._stopping:
+            self._ledger.ran(self.desk, request)
+            self._reply(request, wire.OK, b"%d" % request.epoch)
+        elif self._stopping:
+            self.up.send(wire.Recalled(request_id=request.request_id, epoch=request.epoch))
+        else:
+            self._waiting[request.epoch] = request
+            self._start_next()
+
+    def _start_next(self) -> None:
+        while self._waiting and len(self._running) < self._slots:
+            request = self._waiting.pop(next(iter(self._waiting)))
+            self._running[request.epoch] = request
+            self._ledger.ran(self.desk, request)
+            work = self._world.works[request.request_id]
+            if work.events:
+                self._later(work.run_s / 2, self._progress, request)
+            if work.ending not in ("hang", "deaf") or self._world.is_calm:
+                self._later(work.run_s, self._finish, request, work.ending)
+
+    def _progress(self, request: wire.Request) -> None:
+        if request.epoch in self._running:
+            self.up.send(wire.Event(request_id=request.request_id, epoch=request.epoch, kind="step", sequence=1))
+
+    def _finish(self, request: wire.Request, ending: str) -> None:
+        if request.epoch not in self._running:
+            return
+        if ending == "crash":
+            self.die(Signalled(SIGSEGV))
+            return
+        del self._running[request.epoch]
+        if ending == "error":
+            self._reply(request, wire.ERROR, _FAILED)
+        elif ending == "cancelled":
+            self._reply(request, wire.ERROR, _CANCELLED)
+        else:
+            self._reply(request, wire.OK, b"%d" % request.epoch)
+        if ending == "twice":
+            self._reply(request, wire.OK, b"again")
+        if ending == "last words":
+            self.die(Exited(3))
+        elif self._stopping and not self._running:
+            self.die(Exited(0))
+        else:
+            self._start_next()
+
+    def _reply(self, request: wire.Request, status: int, payload: bytes) -> None:
+        run_ms = self._world.works[request.request_id].run_s * 1000.0
+        self.up.send(
+            wire.Reply(
+                request_id=request.request_id, epoch=request.epoch, status=status, payload=payload, run_ms=run_ms
+            )
+        )
+
+    def _recall(self, recall: wire.Recall) -> None:
+        request = self._waiting.pop(recall.epoch, None)
+        kind = wire.Started if request is None else wire.Recalled
+        self.up.send(kind(request_id=recall.request_id, epoch=recall.epoch))
+
+    def _cancel(self, message: wire.Cancel) -> None:
+        request = self._waiting.pop(message.epoch, None)
+        if request is not None:
+            self._reply(request, wire.ERROR, _CANCELLED)
+            return
+        request = self._running.get(message.epoch)
+        if request is not None and self._world.works[request.request_id].ending != "deaf":
+            self._later(0.004 * self._noise.next(), self._finish, request, "cancelled")
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for request in self._waiting.values():
+            self.up.send(wire.Recalled(request_id=request.request_id, epoch=request.epoch))
+        self._waiting.clear()
+        if not self._running:
+            self.die(Exited(0))
