@@ -137,6 +137,40 @@ def test_nothing_from_outside_is_unpickled(imports: list[Import]) -> None:
     assert wrong == []
 
 
+WALL_CLOCK = {
+    "time": {"time", "time_ns", "localtime", "gmtime", "CLOCK_REALTIME"},  # a `strftime` is for people
+    "datetime": {"now", "utcnow", "today"},
+    "date": {"today"},
+}
+
+
+def wall_clock_reads(path: Path, tree: ast.Module) -> Iterator[str]:
+    """Yield every place that asks for the time of day, or for a file's."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            of = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            if node.attr in WALL_CLOCK.get(of, ()) or node.attr.startswith(("st_mtime", "st_ctime", "getmtime")):
+                yield f"{path}:{node.lineno} reads {of}.{node.attr}"
+        elif isinstance(node, ast.ImportFrom) and node.module == "time":
+            yield from (
+                f"{path}:{node.lineno} imports time.{alias.name}"
+                for alias in node.names
+                if alias.name in WALL_CLOCK["time"]
+            )
+
+
+def test_the_wall_clock_decides_nothing() -> None:
+    folders = ("bridge", "pools", "orchestrator")
+    assert [read for path, tree in sources() if path.parts[0] in folders for read in wall_clock_reads(path, tree)] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["time.time()", "datetime.datetime.now()", "x.stat().st_mtime", "from time import time", "date.today()"]
+)
+def test_every_reading_of_the_wall_clock_is_seen(text: str) -> None:
+    assert list(wall_clock_reads(Path("x.py"), ast.parse(text)))
+
+
 @pytest.mark.parametrize("package", LAYERS)
 def test_packages_say_that_they_are_typed(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()
