@@ -75,7 +75,9 @@ def wall_s(client: Client) -> float:
     return float(client.execute("clock").wall_s)
 
 
-@pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S], ids=["ahead", "back"])
+@pytest.mark.parametrize(
+    "jump_s", [pytest.param(HOUR_S, id="ahead"), pytest.param(-HOUR_S, id="back", marks=pytest.mark.slow)]
+)
 def test_a_jump_of_the_wall_clock_changes_nothing(clock: WallClock, orchestrator: Orchestrator, jump_s: int) -> None:
     with orchestrator.client() as client, Script(_CLIENT, orchestrator.endpoint, **clock.environ) as other:
         client.deploy("clock", CLOCK)

@@ -82,7 +82,13 @@ def link_to(orchestrator: Orchestrator, folder: Path) -> Link:
 # --- between a client and its coordinator -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("silence", SILENCES.values(), ids=SILENCES.keys())
+@pytest.mark.parametrize(
+    "silence",
+    [
+        pytest.param(silence, id=name, marks=[] if name == "both ways" else pytest.mark.slow)
+        for name, silence in SILENCES.items()
+    ],
+)
 def test_a_client_behind_a_silent_line_keeps_its_deadlines_and_gets_each_answer_once(
     orchestrator: Orchestrator, client: Client, run_dirs: Callable[[], Path], tmp_path: Path, silence: dict[str, bool]
 ) -> None:
