@@ -16,6 +16,7 @@ import zmq
 # Counts frames, on each side of a pipe: 64 frames of 64 messages are plenty, and 64 large ones are bounded.
 HIGH_WATER_MARK: Final = 64
 _MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_WEEKS_MS: Final = 2**31 - 1
 # sockaddr_un.sun_path holds 108 bytes with its terminating NUL.
 IPC_PATH_BYTES: Final = 107
 
@@ -101,20 +102,33 @@ class Router:
 
 
 class Dealer:
-    """A connected DEALER. IMMEDIATE: nothing is accepted for a coordinator that is not there."""
+    """A connected DEALER. One coordinator, one run: a path that comes back is another run's, so it never reconnects.
+
+    Plain: nothing is accepted for a coordinator that is not there; with the connection goes what came and was not read.
+    watched: `ended` tells that the connection is over (poll `end_fileno` for it), and what came can still be read.
+    """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, max_frame_bytes: int = -1, linger_ms: int = 0
-    ) -> None:
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, max_frame_bytes: int = -1,
+        linger_ms: int = 0, watched: bool = False,
+    ) -> None:  # fmt: skip
+        self._watch: zmq.Socket[bytes] | None = None
         self.socket = context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.IMMEDIATE, 1)
-        self.socket.setsockopt(zmq.LINGER, linger_ms)
-        self.socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
-        self.socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
-        # One coordinator, one run: a path that comes back is another run's.
-        self.socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self.socket.connect(endpoint)
+        try:
+            self.socket.setsockopt(zmq.LINGER, linger_ms)
+            self.socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+            self.socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+            self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+            # IMMEDIATE, and reconnecting turned off, both make libzmq drop a lost connection's pipe with all that is
+            # in it. A wait of weeks keeps it.
+            self.socket.setsockopt(zmq.IMMEDIATE, not watched)
+            self.socket.setsockopt(zmq.RECONNECT_IVL, _WEEKS_MS if watched else -1)
+            if watched:
+                self._watch_end(context)
+            self.socket.connect(endpoint)
+        except BaseException:
+            self.close()
+            raise
         self._recv = self.socket.recv_multipart
         self._send = self.socket.send_multipart
         self._send_part = self.socket.send
@@ -135,7 +149,7 @@ class Dealer:
             return None
 
     def send(self, frames: Sequence[bytes]) -> Sent:
-        """Try to send `frames`, all or nothing. FULL also while not connected."""
+        """Try to send `frames`, all or nothing. FULL also while a plain one is not connected."""
         try:
             if len(frames) == 1:
                 self._send_part(frames[0], zmq.NOBLOCK)
@@ -145,6 +159,34 @@ class Dealer:
             return Sent.FULL
         return Sent.YES
 
+    def _watch_end(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        # Before connecting, so that no end is missed. libzmq's own thread writes the news.
+        endpoint = f"inproc://end-{self.fileno()}"
+        self.socket.monitor(endpoint, zmq.EVENT_DISCONNECTED)
+        self._watch = context.socket(zmq.PAIR)
+        self._watch.setsockopt(zmq.LINGER, 0)
+        self._watch.connect(endpoint)
+
+    def end_fileno(self) -> int:
+        """Return the edge-triggered descriptor that says "look at `ended`"; only of a watched one."""
+        assert self._watch is not None
+        return int(self._watch.getsockopt(zmq.FD))
+
+    def ended(self) -> bool:
+        """Return whether the connection is over, for ever; what came before it ended can still be received.
+
+        Only of a watched one; it too belongs to whoever holds the socket's lock. The news may be a moment ahead of the
+        last frames.
+        """
+        assert self._watch is not None
+        return bool(int(self._watch.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
     def close(self) -> None:
         """Close; what is unsent is dropped after the linger given at the start."""
+        if self._watch is not None:
+            if self.ended():
+                self.socket.setsockopt(zmq.LINGER, 0)  # nobody is left to read it
+            self.socket.monitor(None, 0)
+            self._watch.close()
+            self._watch = None
         self.socket.close()

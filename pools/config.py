@@ -29,7 +29,8 @@ class RestartConfig:
 class PoolConfig:
     """One pool, every value settled.
 
-    size: workers; 0 = the pool is off.
+    size: workers; 0 = the pool is off. max_size: with it the pool has `size` workers at the least and at the start, and
+        grows up to max_size while work waits; None = it has `size` workers.
     slots: attempts that a worker runs at once.
     prefetch: attempts that a worker holds beyond its slots; None = by the operation's median run time.
     max_queue: rows that may be queued before a request is refused as Overloaded.
@@ -37,7 +38,8 @@ class PoolConfig:
     heartbeat_limit_s: a worker not heard for so long is killed.
     grace_s: from asking a worker to stop to killing it.
     memory_limit_mb, max_requests, max_age_s: a worker beyond one of them is replaced, its spare first; each worker has
-        limits up to a tenth lower or higher than these; 0 = no limit.
+        limits up to a tenth lower or higher than these; 0 = no limit. Memory is that of the worker and of the processes
+        it started, and its limit is at least 1.5 times what a worker is born with.
     python: the interpreter of the workers; None = the coordinator's own.
     env: environment variables of the workers, beside those every worker gets.
     launcher: zygote = workers are forked from a process that has imported what they need; spawn = each is a fresh
@@ -49,6 +51,7 @@ class PoolConfig:
     slots: int
     default_deadline_s: float | None
     heartbeat_limit_s: float
+    max_size: int | None = None
     prefetch: int | None = None
     launcher: Literal["zygote", "spawn"] = "zygote"
     max_queue: int = 1000

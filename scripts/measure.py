@@ -1,6 +1,7 @@
-"""Measure what is promised in seconds and percent, print it beside its limit, exit with 1 where a limit is broken.
+"""Measure what is promised of import, idling, ends and a coordinator's death; exit with 1 where a limit is broken.
 
-Each figure is the median of its runs; its range stands beside it.
+Each figure is the median of its runs; its range stands beside it. Starts, memory and the deaths of workers are
+measured by `scripts/bench --lives`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ import argparse
 import json
 import os
 import platform
-import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,34 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from orchestrator import Client, Orchestrator, errors  # noqa: E402 - of this checkout
+from orchestrator.bench.figures import HEADING, Figure  # noqa: E402
 
 HEAVY = ("dspy", "pydantic", "numpy", "typer", "yaml")
 TIMEOUT_S = 30.0
 POLL_S = 0.002
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured quantity. limit: what it must stay below, in the same unit."""
-
-    name: str
-    unit: str
-    limit: float | None
-    runs: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.runs)
-
-    @property
-    def holds(self) -> bool:
-        return self.limit is None or self.median <= self.limit
-
-    def line(self) -> str:
-        limit = "" if self.limit is None else f"≤ {self.limit:g}"
-        verdict = "" if self.limit is None else "ok" if self.holds else "BROKEN"
-        spread = f"{min(self.runs):.3g} … {max(self.runs):.3g}"
-        return f"{self.name:<44}{self.median:>9.3g} {self.unit:<6}{limit:>8}  {verdict:<7} {spread}"
 
 
 # --- import -----------------------------------------------------------------------------------------
@@ -85,12 +60,10 @@ def imports(runs: int) -> Iterator[Figure]:
 # --- a coordinator of the default size --------------------------------------------------------------
 
 
-def lives(runs: int) -> Iterator[Figure]:
-    starts, first_calls, stops = [], [], []
+def ends(runs: int) -> Iterator[Figure]:
+    first_calls, stops = [], []
     for _ in range(runs):
-        began = time.perf_counter()
         orchestrator = Orchestrator().start()
-        starts.append(time.perf_counter() - began)
         try:
             began = time.perf_counter()
             with orchestrator.client() as client:
@@ -100,7 +73,6 @@ def lives(runs: int) -> Iterator[Figure]:
             began = time.perf_counter()
             orchestrator.stop()
             stops.append(time.perf_counter() - began)
-    yield Figure("start to every pool ready", "s", 6.0, starts)
     yield Figure("connect and first echo", "ms", None, first_calls)
     yield Figure("stop of an idle one, nothing left", "s", None, stops)
 
@@ -137,25 +109,6 @@ def small() -> Iterator[tuple[Orchestrator, Client]]:
     sizes = {"general": {"size": 2}, "optimizer": {"size": 0}, "neural": {"size": 0}}
     with Orchestrator(pools=sizes) as orchestrator, orchestrator.client() as client:
         yield orchestrator, client
-
-
-def worker_deaths(runs: int) -> Iterator[Figure]:
-    told_ms, full_s = [], []
-    with small() as (_, client):
-        for _ in range(runs):
-            future = client.submit("sleep", {"seconds": 60.0})
-            busy = _wait(lambda: [row for row in client.workers() if row["state"] == "busy"], "a busy worker")
-            time.sleep(0.1)  # a call that has not started would be handed to another worker, without a word
-            began = time.perf_counter()
-            os.kill(busy[0]["pid"], signal.SIGKILL)
-            error = future.exception(TIMEOUT_S)
-            told_ms.append((time.perf_counter() - began) * 1000.0)
-            if not isinstance(error, errors.WorkerLost):
-                raise SystemExit(f"the caller of a killed worker got {error!r}")
-            _wait(lambda: client.stats()["pools"]["general"]["ready"] == 2, "a full pool")
-            full_s.append(time.perf_counter() - began)
-    yield Figure("worker killed: its caller is told after", "ms", 500.0, told_ms)
-    yield Figure("worker killed: the pool is full after", "s", None, full_s)
 
 
 def coordinator_deaths(runs: int) -> Iterator[Figure]:
@@ -207,17 +160,16 @@ def main() -> int:
     parser.add_argument("--idle-s", type=float, default=10.0, metavar="N", help="how long idling is watched (10)")
     wanted = parser.parse_args()
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
-    print(f"{machine}\n{'':<44}{'median':>9} {'':<6}{'limit':>8}  {'':<7} range")
+    print(f"{machine}\n{HEADING}")
     figures: list[Figure] = []
     for measured in (
-        imports(wanted.runs), lives(wanted.runs), idle(wanted.idle_s), worker_deaths(wanted.runs),
-        coordinator_deaths(wanted.runs),
+        imports(wanted.runs), ends(wanted.runs), idle(wanted.idle_s), coordinator_deaths(wanted.runs),
     ):  # fmt: skip
         for figure in measured:
             figures.append(figure)
             print(figure.line(), flush=True)
     if wanted.json is not None:
-        rows = [{**asdict(figure), "median": figure.median, "holds": figure.holds} for figure in figures]
+        rows = [figure.as_json() for figure in figures]
         wanted.json.write_text(json.dumps({"machine": machine, "figures": rows}, indent=1) + "\n", encoding="utf-8")
     return 0 if all(figure.holds for figure in figures) else 1
 

@@ -6,6 +6,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,12 @@ _saved_environ: dict[str, str] = {}
 def pytest_configure(config: pytest.Config) -> None:
     """Give this run, and every process that it starts, an environment of its own."""
     global _root
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background of a script: what the tests start would be deaf to Ctrl-C, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _saved_environ.update(os.environ)
-    for name in [name for name in os.environ if name.startswith("DSPOOL_")]:
+    # COLUMNS, LINES: whoever runs the tests may set them, and terminals of the tests have sizes of their own.
+    for name in [name for name in os.environ if name.startswith("DSPOOL_") or name in ("COLUMNS", "LINES")]:
         del os.environ[name]
     base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
     _root = Path(tempfile.mkdtemp(prefix="ds", dir=base))

@@ -25,6 +25,9 @@ NOT_RUN: Final = 4  # of the last outcomes in ROWS: the rows did not run, for wh
 # Flags of a Request.
 FLAG_EVENTS: Final = 1  # the caller wants the Event messages of this request
 
+# Attempts that a Heartbeat tells of. A reader takes no larger array in a message (see codec).
+BEAT_ATTEMPTS: Final = 64
+
 # Priorities of a Request.
 PRIORITY_HIGH: Final = 0
 PRIORITY_NORMAL: Final = 1
@@ -211,12 +214,19 @@ class BootFailed(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 
 
 class Heartbeat(Message, frozen=True, gc=False, array_like=True, kw_only=True):
-    """The worker's io thread is alive. running: attempts that have started; queued: those that wait for a thread."""
+    """The worker's io thread is alive.
+
+    rss_bytes: of the worker and the processes that its programs have started. running: how many attempts have started;
+    queued: how many wait for a thread. attempts: those that run now, the longest running first, at most BEAT_ATTEMPTS,
+    each as `(epoch, run_ms, rows_done, lm_calls, quiet_ms)`; quiet_ms: since it last did what can be seen: a row done,
+    an LM call begun or ended, a module or a tool called, an event.
+    """
 
     type: int = 13
     rss_bytes: int = 0
     running: int = 0
     queued: int = 0
+    attempts: list[tuple[int, float, int, int, float]] = []
 
 
 class Recall(Message, frozen=True, gc=False, array_like=True, kw_only=True):

@@ -32,24 +32,37 @@ EXIT_LIMIT_S = 1.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until it is stopped; return its exit code."""
-    born_s = time.perf_counter()
     arguments = _arguments(argv)
-    for fd in (arguments.spec_fd, arguments.slots_fd, arguments.lifeline_fd):
+    return run(arguments.spec_fd, arguments.slots_fd, arguments.lifeline_fd)
+
+
+def run(spec_fd: int, slots_fd: int, lifeline_fd: int) -> int:
+    """Run a worker on these descriptors until it is stopped; return its exit code."""
+    born_s = time.perf_counter()
+    for fd in (spec_fd, slots_fd, lifeline_fd):
         os.set_inheritable(fd, False)  # not for the children of programs
-    stacks.keep(arguments.slots_fd)
-    spec = _read_spec(arguments.spec_fd)
-    slots = StartedSlots(arguments.slots_fd)
-    os.close(arguments.slots_fd)
+    stacks.keep(slots_fd)
+    spec = _read_spec(spec_fd)
+    slots = StartedSlots(slots_fd)
+    os.close(slots_fd)
     sys.path[:0] = spec.python_path
-    logging.basicConfig(format="%(levelname)s %(name)s %(message)s", level=logging.WARNING)
-    logging.getLogger("bridge").setLevel(spec.log_level.upper())
-    loop = Loop(spec, arguments.lifeline_fd)
+    set_up_logging(spec.log_level)
+    loop = Loop(spec, lifeline_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator to decide about
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     loop.start()
     code = _serve(spec, slots, loop, born_s)
     threading.Thread(target=_leave_for_sure, args=(code,), name="leave", daemon=True).start()
     return code
+
+
+def set_up_logging(level: str = "info") -> None:
+    """Have warnings of all, and from `level` on what is our own, written to stderr. Cheap when it is so already."""
+    logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+    ours = logging.getLogger("bridge")
+    # Setting a level visits every logger there is.
+    if ours.level != (wanted := logging.getLevelNamesMapping()[level.upper()]):
+        ours.setLevel(wanted)
 
 
 def _serve(spec: WorkerSpec, slots: StartedSlots, loop: Loop, born_s: float) -> int:

@@ -78,20 +78,22 @@ class Runner:
                 return ERROR, encode_error(error)
         outcomes: list[Outcome] = []
         left_bytes = self._message_bytes - _OUTCOME_BYTES * count
-        needed_bytes = 0
-        for row in rows:
-            if left_bytes < needed_bytes:
+        needed_bytes = self._message_bytes // _FREE_PART
+        for number, row in enumerate(rows):
+            if left_bytes < needed_bytes and outcomes:
                 outcomes += [(NOT_RUN, b"")] * (count - len(outcomes))
                 break
             try:
-                call.check()
+                call.rows_done = number
+                call.step()
             except CallStopped as stop:
                 outcome = ERROR, encode_error(stop.error)
             else:
                 outcome = run(operation, row, call, left_bytes if left_bytes > 0 else 0)
             size = len(outcome[1])
             left_bytes -= size
-            needed_bytes = max(needed_bytes, size, self._message_bytes // _FREE_PART)
+            if size > needed_bytes:
+                needed_bytes = size
             outcomes.append(outcome)
         return ROWS, pack_outcomes(outcomes)
 

@@ -9,10 +9,11 @@ import gc
 import json
 import os
 import random
+import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,40 +34,70 @@ class Newborn:
     words: list[str]
 
 
-def settle(given: Sequence[int], lifeline: int, own: Sequence[int], *, is_zygote: bool) -> Newborn:
-    """Become a process of one's own. Raises OSError.
+def changed_signals() -> frozenset[int]:
+    """Return the signals that this process does not treat as a freshly started one would."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        masks = dict(line.split(":", 1) for line in file if line.startswith(("SigIgn", "SigCgt")))
+    ignored, caught = (int(masks[name], 16) for name in ("SigIgn", "SigCgt"))
+    fresh = sum(1 << number - 1 for number in _IGNORED)
+    changed = caught | (ignored ^ fresh)
+    return frozenset(
+        int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} if changed >> number - 1 & 1
+    )
+
+
+def settle(
+    given: Sequence[int],
+    lifeline: int,
+    own: Sequence[int],
+    parent: int,
+    changed: Collection[int],
+    *,
+    is_zygote: bool,
+) -> Newborn:
+    """Become a process of one's own, and the nanny's child. Raises OSError.
 
     given: descriptors of order (JSON: argv, env), spec, slots, stdout, stderr and, for a zygote, control.
-    own: those that the zygote needed and its child does not, `lifeline` among them.
+    own: those that the zygote needed and its child does not, `lifeline` among them. parent: pidfd of the process that
+    forked this one and is about to end. changed: the zygote's `changed_signals`.
     """
     os.setpgid(0, 0)
     if not is_zygote:
-        _reset_signals()
+        _reset_signals(changed)
     with open(given[0], "rb", closefd=False) as file:
         order = json.load(file)
-    _place(given, lifeline, own)
-    os.environ.clear()
-    os.environ.update(order["env"])
-    time.tzset()
+    _place(given, lifeline, own, parent)
+    _set_environment(order["env"])
     _reseed()
     words = list(order["argv"])
     if not is_zygote:
         _show(words)
         gc.enable()
+    _await_end(parent)
     return Newborn(is_zygote, words)
 
 
-def _reset_signals() -> None:
+def _reset_signals(changed: Collection[int]) -> None:
     faulthandler.disable()  # else enabling it again would change nothing
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}:
+    for number in changed:
         signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _place(given: Sequence[int], lifeline: int, own: Sequence[int]) -> None:
-    """Put what the process was given where it looks for it, and part with everything else that was open."""
+def _set_environment(wanted: Mapping[str, str]) -> None:
+    """Make the environment that of `wanted`. Most of it is: what is not touched stays shared with the zygote."""
+    for name in [name for name in os.environ if name not in wanted]:
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    time.tzset()
+
+
+def _place(given: Sequence[int], lifeline: int, own: Sequence[int], parent: int) -> None:
+    """Put what the process was given where it looks for it. Of what else was open only `parent` stays."""
     _, spec, slots, stdout, stderr, *control = given
     targets = [(0, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)), (1, stdout), (2, stderr)]
     targets += [(SPEC_FD, spec), (SLOTS_FD, slots), (LIFELINE_FD, lifeline), *((CONTROL_FD, fd) for fd in control)]
@@ -74,7 +105,7 @@ def _place(given: Sequence[int], lifeline: int, own: Sequence[int]) -> None:
     for fd in {*given, *own, targets[0][1]}:
         os.close(fd)
     # Modules may have left files open. Their numbers stay taken: closing them later must not hit a stranger.
-    kept = {0, 1, 2, SPEC_FD, SLOTS_FD, LIFELINE_FD, *lifted.values()}
+    kept = {0, 1, 2, SPEC_FD, SLOTS_FD, LIFELINE_FD, parent, *lifted.values()}
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd not in kept and os.path.islink(f"/proc/self/fd/{fd}"):  # the listing's own is closed by now
             os.dup2(lifted[0], fd, inheritable=False)
@@ -87,7 +118,16 @@ def _reseed() -> None:
     random.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        numpy_random.seed()
+        # Without a number it would look for 128 bits of chance, which takes as long as the rest of all this.
+        numpy_random.seed(int.from_bytes(os.urandom(4), "little"))
+
+
+def _await_end(pidfd: int) -> None:
+    """Wait until a process has ended: its children have their new parent by then."""
+    waiter = select.poll()
+    waiter.register(pidfd, select.POLLIN)
+    waiter.poll()
+    os.close(pidfd)
 
 
 def _show(words: Sequence[str]) -> None:

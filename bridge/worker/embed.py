@@ -50,7 +50,7 @@ def embed_texts(texts: Sequence[str], call: Call | None = None) -> Vectors:
     start = 0
     while start < len(texts):
         if call is not None:
-            call.check()
+            call.step()
         end = _group_end(texts, start)
         # Only a group of one text can be longer than the bound: it is taken piece by piece.
         for piece in range(0, max(map(len, texts[start:end])) or 1, _GROUP_CHARS):

@@ -12,13 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, Final
 
 from bridge.protocol.errors import CANCELLED, BridgeError
 from bridge.protocol.messages import FLAG_EVENTS, Event, Message, Reply, Request
 from bridge.protocol.values import encode_value
 from bridge.worker.attempt import Runner, expired, refuse
-from bridge.worker.call import Call, current_call
+from bridge.worker.call import Call, Progress, current_call
 from bridge.worker.raised import internal_error
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ EVENT_BACKLOG: Final = 1024
 _CHECK_S: Final = 0.1
 
 Deliver = Callable[[Message], None]
+_run_ms = itemgetter(1)
 
 
 class Emitter:
@@ -163,6 +165,12 @@ class Executor:
         text = f"{attempt.request.operation} was cancelled before it started"
         return refuse(attempt.request, BridgeError(CANCELLED, text))
 
+    def progress(self, now: float, most: int) -> list[Progress]:
+        """Return how far the attempts are that run now, the longest running first, at most `most`."""
+        told = [one for attempt in self._live.values() if (one := attempt.call.progress(now)) is not None]
+        told.sort(key=_run_ms, reverse=True)
+        return told[:most]
+
     def settled(self, message: Message) -> None:
         """Note that a delivered message is being sent: a reply ends its attempt, an event makes room for the next."""
         if type(message) is Reply:
@@ -198,7 +206,8 @@ class Executor:
         assert self._runner is not None
         request, call = attempt.request, attempt.call
         try:
-            if call.deadline is not None and time.monotonic() >= call.deadline:
+            call.started_s = now = time.monotonic()
+            if call.deadline is not None and now >= call.deadline:
                 return expired(request)
             current_call.set(call)
             return self._runner.run(request, call)

@@ -20,6 +20,7 @@ import zmq
 from bridge.protocol import codec
 from bridge.protocol.errors import BridgeError, decode_error, encode_error
 from bridge.protocol.messages import (
+    BEAT_ATTEMPTS,
     BootFailed,
     Cancel,
     Heartbeat,
@@ -39,8 +40,9 @@ from bridge.protocol.messages import (
 from bridge.protocol.worker_spec import WorkerSpec
 from bridge.transport import Dealer, Sent
 from bridge.worker.attempt import Runner, expired
-from bridge.worker.call import Call
+from bridge.worker.call import Call, InlineCall
 from bridge.worker.executor import Executor
+from bridge.worker.memory import FamilyMemory
 from bridge.worker.version import package_version
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,6 @@ HELLO_LIMIT_S: Final = 30.0
 # How long the last messages may take to leave.
 LEAVE_S: Final = 1.0
 LIFELINE_EXIT: Final = 9
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Loop:
@@ -94,7 +95,7 @@ class Loop:
         self._executor.start(runner)
         self._on_program = on_program
         self._runner = runner
-        self._inline = {name: Call(0, 0, name) for name in runner.inline}
+        self._inline = {name: InlineCall(0, 0, name) for name in runner.inline}
         self._booting = False
         self._post(Ready(slots=self._spec.slots, boot_ms=boot_ms))
 
@@ -137,7 +138,7 @@ class Loop:
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._dealer = Dealer(context, self._spec.endpoint, linger_ms=int(LEAVE_S * 1e3))
-        self._statm_fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._memory = FamilyMemory()
         self._poller = select.poll()
         for fd in (self._dealer.fileno(), self._wake_fd, self._lifeline_fd):
             self._poller.register(fd, select.POLLIN)
@@ -147,7 +148,7 @@ class Loop:
                 self._turn()
         finally:
             self._executor.close()
-            os.close(self._statm_fd)
+            self._memory.close()
             self._dealer.close()
             context.term()
 
@@ -279,6 +280,8 @@ class Loop:
             return
         for _ in range(len(self._posted)):
             message = self._posted.popleft()
+            if type(message) is Ready:
+                self._tell_beat(time.monotonic())  # what it was born with, before anything is asked of it
             self._executor.settled(message)
             self._out.append(message)
             if type(message) is BootFailed:
@@ -292,12 +295,17 @@ class Loop:
             return
         self._beat_at_s = now + self._spec.heartbeat_interval_s
         if not self._outbox:  # a beat that waits in line says nothing
-            self._out.append(
-                Heartbeat(rss_bytes=self._rss_bytes(), running=self._executor.running, queued=self._executor.queued)
-            )
+            self._tell_beat(now)
 
-    def _rss_bytes(self) -> int:
-        return int(os.pread(self._statm_fd, 128, 0).split()[1]) * _PAGE_BYTES
+    def _tell_beat(self, now: float) -> None:
+        executor = self._executor
+        beat = Heartbeat(
+            rss_bytes=self._memory.rss_bytes(),
+            running=executor.running,
+            queued=executor.queued,
+            attempts=executor.progress(now, BEAT_ATTEMPTS),
+        )
+        self._out.append(beat)
 
     def _flush(self, now: float) -> None:
         if self._out:

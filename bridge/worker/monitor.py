@@ -134,7 +134,7 @@ class Monitor(BaseCallback):  # type: ignore[misc]
 
     def step(self) -> None:
         """Raise CallStopped or BudgetSpent if the optimization is to stop here."""
-        self._call.check()
+        self._call.step()
         budget = self._budget
         if budget.seconds is not None and self.seconds >= budget.seconds:
             raise BudgetSpent("seconds")

@@ -43,7 +43,7 @@ class CallBoundary(BaseCallback):  # type: ignore[misc]
         if current_call.get() is not self._call:
             # Such a thread belongs to this request alone, so nothing is put back.
             current_call.set(self._call)
-        self._call.check()
+        self._call.step()
 
 
 class Scope:

@@ -5,8 +5,8 @@ forks workers, and further zygotes, which load modules of the user's first. It c
 has one thread whenever it forks: locks that another thread held would be held for ever in the child.
 
 The control socket is the nanny's (`pools.launch.nanny` describes both ends). A child is forked twice; the process in
-between tells the nanny who was born and ends, so that the child is the nanny's, whatever becomes of its zygote. EOF on
-the socket ends a zygote, and so does its nanny's death.
+between forks all that were ordered by then, tells the nanny who was born, and ends, so that they are the nanny's,
+whatever becomes of their zygote. EOF on the socket ends a zygote, and so does its nanny's death.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import faulthandler
 import gc
 import importlib
 import json
+import mmap
 import os
 import select
 import signal
@@ -37,6 +38,8 @@ _ERROR_CHARS: Final = 8_000
 _PR_SET_PDEATHSIG: Final = 1
 # A thread that was joined may still be leaving.
 _THREADS_LEAVE_S: Final = 1.0
+# So many are forked by one process in between. More would save little, and the first would wait for the last.
+_LITTER: Final = 8
 
 Work = Callable[[Sequence[str]], int]
 
@@ -48,6 +51,11 @@ class Order:
     name: str
     is_zygote: bool
     fds: list[int]
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.fds:
+            os.close(fd)
 
 
 class NotAlone(Exception):
@@ -88,7 +96,7 @@ def _work(words: Sequence[str]) -> int:
     from bridge.worker import __main__ as worker
 
     sys.argv = [worker.__file__, *words]
-    return worker.main(words)
+    return worker.run(birth.SPEC_FD, birth.SLOTS_FD, birth.LIFELINE_FD)
 
 
 class Zygote:
@@ -110,6 +118,7 @@ class Zygote:
         for fd in (lifeline_fd, control_fd):
             os.set_inheritable(fd, False)
         self._path = sys.path[:]
+        self._shared = mmap.mmap(-1, mmap.PAGESIZE)  # with the processes in between
         # Its parent is the nanny. If that died before this call, the socket is at its end.
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -132,6 +141,7 @@ class Zygote:
             self._break_off("".join(traceback.format_exception(exc)))
         # Workers put the pool's folders on the path themselves.
         sys.path[:] = self._path
+        self._signals = birth.changed_signals()
         gc.collect()
         gc.freeze()  # the collector would write into pages that are shared with the children
         gc.disable()
@@ -139,61 +149,94 @@ class Zygote:
 
     def serve(self) -> birth.Newborn:
         """Fork what is asked for. Returns in each child what it is; ends the process at the socket's end."""
-        while (order := self._next_order()) is not None:
-            parent = self._fork(order)
-            if parent is not None:
+        orders: list[Order] = []
+        while orders or (orders := self._next_orders()):
+            forked = self._fork(orders)
+            if forked is not None:
                 # Only the child is here.
-                _await_end(parent)
-                own = [self._control.detach(), self._lifeline_fd]
-                return birth.settle(order.fds, self._lifeline_fd, own, is_zygote=order.is_zygote)
-            for fd in order.fds:
-                os.close(fd)
+                self._shared.close()
+                number, parent = forked
+                order, *others = orders[number:]
+                own = [self._control.detach(), self._lifeline_fd, *(fd for other in others for fd in other.fds)]
+                return birth.settle(order.fds, self._lifeline_fd, own, parent, self._signals, is_zygote=order.is_zygote)
+            for order in orders[: self._settled]:
+                order.close()
+            del orders[: self._settled]
         os._exit(0)  # what was imported for others has nothing to say at the end
 
-    def _next_order(self) -> Order | None:
-        try:
-            data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 6, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            return None
-        if not data:
-            return None
-        message = json.loads(data)
-        return Order(message["fork"], message["zygote"], fds)
+    def _next_orders(self) -> list[Order]:
+        """Wait for an order; return it and those behind it, `_LITTER` at most. None are left at the socket's end."""
+        orders: list[Order] = []
+        while len(orders) < _LITTER and (not orders or select.select([self._control], [], [], 0)[0]):
+            try:
+                data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 6)
+            except ConnectionResetError:
+                return []
+            if not data:
+                return []
+            message = json.loads(data)
+            order = Order(message["fork"], message["zygote"], fds)
+            if len(fds) == 5 + order.is_zygote:
+                orders.append(order)
+            else:
+                order.close()
+                self._say({"failed": order.name, "error": "no descriptor was free to receive what it was to get"})
+        return orders
 
-    def _fork(self, order: Order) -> int | None:
-        """Fork twice; return a pidfd of the one in between in the child, None in the zygote."""
-        if len(order.fds) != 5 + order.is_zygote:
-            self._say({"failed": order.name, "error": "no descriptor was free to receive what it was to get"})
-            return None
+    def _fork(self, orders: list[Order]) -> tuple[int, int] | None:
+        """Fork twice. Returns in a child the number of its order and a pidfd of its parent, None in the zygote.
+
+        The nanny then knows what became of the first `_settled` orders. If one fails, those after it are left.
+        """
+        self._settled = 0
         try:
             _assert_alone()
             sys.stdout.flush()
             sys.stderr.flush()
             between = os.fork()
         except (OSError, NotAlone) as exc:
-            self._say({"failed": order.name, "error": str(exc)})
+            self._failed(orders, str(exc))
             return None
         if not between:
-            return self._fork_again(order)
+            return self._fork_again(orders)
         _, status = os.waitpid(between, 0)
         if status:
-            why = f"the process that was to fork it ended with {os.waitstatus_to_exitcode(status)}"
-            self._say({"failed": order.name, "error": why})
+            self._failed(orders, f"the process that was to fork it ended with {os.waitstatus_to_exitcode(status)}")
         return None
 
-    def _fork_again(self, order: Order) -> int:
-        """Fork and end, telling the nanny; return, in the child, the parent's pidfd."""
+    def _fork_again(self, orders: list[Order]) -> tuple[int, int]:
+        """Fork each and end, telling the nanny; return in the children as `_fork` does."""
         try:
             leaving = os.pidfd_open(os.getpid())
-            child = os.fork()
-            if not child:
-                return leaving
-            os.setpgid(child, child)  # from now on, what ends the zygote's group does not end the child
-            pidfd = os.pidfd_open(child)
-            self._say({"forked": order.name, "pid": child}, [pidfd])
+            for number, order in enumerate(orders):
+                _assert_alone()
+                child = os.fork()
+                if not child:
+                    return number, leaving
+                os.setpgid(child, child)  # from now on, what ends the zygote's group does not end the child
+                pidfd = os.pidfd_open(child)
+                self._say({"forked": order.name, "pid": child}, [pidfd])
+                self._settled = number + 1
+                os.close(pidfd)
+                order.close()
         except BaseException as exc:  # noqa: BLE001 - whatever it is, there must not be two zygotes
-            self._say({"failed": order.name, "error": f"{type(exc).__name__}: {exc}"})
+            self._failed(orders, f"{type(exc).__name__}: {exc}")
         os._exit(0)
+
+    def _failed(self, orders: Sequence[Order], error: str) -> None:
+        """Say that the first order that is not settled has failed."""
+        if self._settled < len(orders):
+            self._say({"failed": orders[self._settled].name, "error": error})
+            self._settled += 1
+
+    @property
+    def _settled(self) -> int:
+        """Of how many of the orders the nanny has been told what became of them; the process in between writes too."""
+        return self._shared[0]
+
+    @_settled.setter
+    def _settled(self, count: int) -> None:
+        self._shared[0] = count
 
     def _say(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         try:
@@ -206,14 +249,6 @@ class Zygote:
         sys.stderr.flush()
         self._say({"broken": error[-_ERROR_CHARS:]})
         os._exit(1)
-
-
-def _await_end(pidfd: int) -> None:
-    """Wait until a process has ended: its children have their new parent by then."""
-    waiter = select.poll()
-    waiter.register(pidfd, select.POLLIN)
-    waiter.poll()
-    os.close(pidfd)
 
 
 def _assert_alone() -> None:

@@ -48,7 +48,7 @@ class Report:
     subject: str
 
     @property
-    def complete(self) -> bool:
+    def passed(self) -> bool:
         """Whether the subject was measured in full."""
         return any(each.name == self.subject and each.note is None for each in self.contestants)
 

@@ -99,6 +99,14 @@ def read_text(path: str) -> str:
         raise InvalidRequest(f"{path} is no UTF-8 text (byte {exc.start})", path="args") from None
 
 
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Read a pool's size: `4`, or `1:8` for one that grows and shrinks. Raises InvalidRequest."""
+    low, colon, high = text.partition(":")
+    if not low.isdecimal() or (colon and not high.isdecimal()):
+        raise InvalidRequest(f"{text!r} is no size: write N, or MIN:MAX such as 1:8", path="size")
+    return (int(low), int(high)) if colon else int(low)
+
+
 def parse_target(text: str) -> str | dict[str, Any]:
     """Read a program's target: `pkg.module:Class`, `file.py:Class`, or a JSON mapping of module and signature."""
     if not text.lstrip().startswith("{"):

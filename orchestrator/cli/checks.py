@@ -11,16 +11,17 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.cli.plain import mebibytes
 from orchestrator.errors import ConfigError, DspoolError
 from orchestrator.processes import OWNER_FILE, Process, is_orphaned, orphans, survivors
-from orchestrator.rundir import SOCKET_PATH_BYTES, end_run, ensure_private, read_info
+from orchestrator.rundir import SOCKET_PATH_BYTES, end_run, ensure_private, process_ticks, read_info
+from pools.launch.cgroup import PIDS_MAX, find_group, left_behind, survey, sweep
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
@@ -65,7 +66,20 @@ def machine() -> Iterator[Finding]:
         "memfd", hasattr(os, "memfd_create") and _works(_make_memfd), "memfd_create", "needs Linux 3.17 or newer"
     )
     yield _finding("subreaper", _works(_ask_subreaper), "PR_SET_CHILD_SUBREAPER", "needs Linux 3.4 or newer")
-    yield _cgroups()
+
+
+def cgroups(told: Mapping[str, Any] | None) -> Finding:
+    """Say which limits the kernel holds workers to. told: what the running coordinator says; None = look from here."""
+    if told is None:
+        found = survey({os.getpid()})
+        told = {"folder": None, "why": found.why, "advice": found.advice}
+        where = "" if found.group is None else str(found.group.folder)
+    else:
+        where = told["folder"] or ""
+    if told["why"]:
+        return Finding("cgroups", NOTE, f"workers run without limits of their own: {told['why']}", told["advice"] or "")
+    limits = f"every worker: pids.max {PIDS_MAX}, memory.max twice its memory_limit_mb"
+    return Finding("cgroups", OK, f"{limits} (in {where})")
 
 
 def capacity(workers: int) -> Iterator[Finding]:
@@ -77,7 +91,7 @@ def capacity(workers: int) -> Iterator[Finding]:
     yield Finding(
         "cores",
         status,
-        f"{cores} usable, {workers} workers configured",
+        f"{cores} usable, up to {workers} workers configured",
         "" if status == OK else "lower the pools' size",
     )
     needed = max(_MIN_MEMORY_BYTES, workers * _MEMORY_PER_WORKER_BYTES)
@@ -131,21 +145,27 @@ def _directory(name: str, path: Path) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What belongs to the dead. runs: ids in run_dir; homes: folders of an `Orchestrator`; workers without a nanny."""
+    """What belongs to the dead.
+
+    runs: ids in run_dir; homes: folders of an `Orchestrator`; processes: workers without a nanny; groups: folders of
+    control groups.
+    """
 
     run_dir: Path
     runs: list[str]
     homes: list[Path]
     processes: list[Process]
+    groups: list[Path]
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.homes or self.processes)
+        return bool(self.runs or self.homes or self.processes or self.groups)
 
     def remove(self) -> None:
         """Remove everything."""
         for each in self.processes:
             each.signal(signal.SIGKILL)
         survivors(self.processes, _END_TIMEOUT_S)
+        sweep(self.groups)
         for run_id in self.runs:
             end_run(self.run_dir, run_id)
         for home in self.homes:
@@ -158,14 +178,16 @@ def leftovers(run_dir: Path) -> Leftovers:
     folders = [owner.parent for place in places for owner in place.glob(f"dspool-*/{OWNER_FILE}")]
     homes = sorted(folder for folder in folders if is_orphaned(folder))
     workers = [found for found, _ in orphans()]
-    return Leftovers(run_dir, list(_dead_runs(run_dir)), homes, workers)
+    group = find_group("")
+    groups = [] if group is None else left_behind(group.top, process_ticks, deep=True)
+    return Leftovers(run_dir, list(_dead_runs(run_dir)), homes, workers, groups)
 
 
 def left(found: Leftovers) -> Finding:
     """Say what was left."""
     if not found:
         return Finding("leftovers", OK, "none")
-    folders = [*(found.run_dir / run_id for run_id in found.runs), *found.homes]
+    folders = [*(found.run_dir / run_id for run_id in found.runs), *found.homes, *found.groups]
     lines = [*map(str, folders), *(f"process {each}" for each in found.processes)]
     return Finding("leftovers", NOTE, "\n".join(lines), "dspool doctor --fix removes them")
 
@@ -227,19 +249,3 @@ def _ask_subreaper() -> None:
     libc, answer = ctypes.CDLL(None, use_errno=True), ctypes.c_int()
     if libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-
-
-def _cgroups() -> Finding:
-    """Version 2 and writable would let memory limits be enforced by the kernel; nothing here needs it."""
-    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        return Finding("cgroups", NOTE, "no version 2 hierarchy", "not needed")
-    lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    folder = Path("/sys/fs/cgroup") / own.lstrip("/")
-    writable = os.access(folder, os.W_OK)
-    return Finding(
-        "cgroups",
-        OK if writable else NOTE,
-        f"version 2, {'writable' if writable else 'not writable'}",
-        "" if writable else "not needed",
-    )

@@ -12,6 +12,7 @@ import typer
 from orchestrator import processes
 from orchestrator.cli import checks
 from orchestrator.cli.checks import FAIL, NOTE, OK, Finding
+from orchestrator.cli.coordinators import find, session
 from orchestrator.cli.failure import Exit, command
 from orchestrator.cli.listings import AsJson, ConfigFile
 from orchestrator.cli.screen import fill, out, print_json, table
@@ -52,17 +53,30 @@ def _look(file: Any, *, fix: bool) -> Iterator[Finding]:
     from orchestrator.config import load
 
     yield from checks.machine()
+    yield checks.cgroups(_told_of_cgroups())
     settings, finding = checks.configuration(lambda: load(file))
     yield finding
     if settings is None:
         return
-    yield from checks.capacity(sum(pool.size for pool in settings.pools))
+    yield from checks.capacity(sum(pool.max_size or pool.size for pool in settings.pools))
     yield from checks.directories(settings)
     found = checks.leftovers(settings.run_dir)
     if fix and found:
         found.remove()
         found = checks.leftovers(settings.run_dir)
     yield checks.left(found)
+
+
+def _told_of_cgroups() -> dict[str, Any] | None:
+    """Return what the running coordinator says of its workers' control groups, None if there is none to ask."""
+    try:
+        found = find()
+        if found is None:
+            return None
+        with session(found) as client:
+            return dict(client.stats()["cgroups"])
+    except DspoolError:
+        return None  # what is wrong with it, other checks and commands say
 
 
 def _try_out() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def up(
         "config": None if settings.file is None else str(settings.file),
         "overrides": {},
         "private": False,
+        "starter_pid": os.getpid(),
     }
     with StarterLock(settings.run_dir):
         running = discover(settings.run_dir)

@@ -20,6 +20,7 @@ from orchestrator.rundir import CoordinatorInfo
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _FOLLOW_S = 0.25
+_LONG_S = 1.0
 _MAX_LINES = 1000
 
 
@@ -28,7 +29,7 @@ _MAX_LINES = 1000
 
 @command
 def status(as_json: AsJson = False) -> None:
-    """Show pools, workers, requests, and who ended in the last hour.
+    """Show pools, workers, long calls, memory, requests, and who ended in the last hour.
 
     What a worker wrote, and of a dead one how it ended and its threads' stacks: dspool logs WORKER.
     """
@@ -46,9 +47,12 @@ def status(as_json: AsJson = False) -> None:
         if row["state"] != "ok":
             console.print(f"{name} is {row['state']}: {row['why']}", markup=False)
     console.print(workers_table([row for row in workers if row["state"] != "exited"]))
+    if calls := running_calls(workers, beyond_s=_LONG_S):
+        console.print(calls_table(calls, title=f"running for more than {_LONG_S:g} s"))
     if dead := [row for row in workers if row["state"] == "exited"]:
         console.print(_dead_table(dead))
         console.print("their last lines and their stacks: dspool logs WORKER", markup=False)
+    console.print(memory_text(stats["memory"]), markup=False)
     for name in ("requests", "wire"):
         console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in stats[name].items()))
 
@@ -56,14 +60,57 @@ def status(as_json: AsJson = False) -> None:
 def pools_table(pools: Mapping[str, Mapping[str, Any]]) -> Any:
     """Return the table of pools, from `stats()["pools"]`."""
     made = table("pool", ">size", ">ready", ">busy", ">queued", ">in flight", ">restarts", ">p50 ms", ">p99 ms")
-    numbers = ("size", "ready", "busy", "queued", "in_flight", "restarts")
+    numbers = ("ready", "busy", "queued", "in_flight", "restarts")
     return fill(
         made,
         (
-            [name, *(row[key] for key in numbers), milliseconds(row["p50_ms"]), milliseconds(row["p99_ms"])]
+            [
+                name,
+                size_text(row),
+                *(row[key] for key in numbers),
+                milliseconds(row["p50_ms"]),
+                milliseconds(row["p99_ms"]),
+            ]
             for name, row in pools.items()
         ),
     )
+
+
+def size_text(row: Mapping[str, Any]) -> str:
+    """Return how many workers a pool is to have now, and behind a dash how many it may have."""
+    return str(row["size"]) if row["max_size"] is None else f"{row['size']}–{row['max_size']}"  # noqa: RUF001
+
+
+def memory_text(memory: Mapping[str, Any]) -> str:
+    """Return how much memory is in use, from `stats()["memory"]`, and whether that keeps requests out."""
+    used = "-" if memory["used"] is None else f"{memory['used'] * 100:.0f} % used"
+    return f"memory: {used}" + ("; admission is paused: new requests are refused" if memory["paused"] else "")
+
+
+def running_calls(workers: Sequence[Mapping[str, Any]], *, beyond_s: float = 0.0) -> list[dict[str, Any]]:
+    """Return what workers run for longer than so many seconds, with the worker's id, longest first."""
+    calls = [
+        {"worker": row["id"], **call}
+        for row in workers
+        for call in row.get("running") or ()
+        if call["running_s"] > beyond_s
+    ]
+    return sorted(calls, key=lambda call: -float(call["running_s"]))
+
+
+def calls_table(calls: Sequence[Mapping[str, Any]], *, title: str) -> Any:
+    """Return the table of running calls. quiet: for how long one has not done what can be seen."""
+    made = table("worker", "operation", ">running for", ">rows done", ">LM calls", ">quiet for", title=title)
+    return fill(
+        made,
+        (
+            [
+                call["worker"], call["operation"], duration(call["running_s"]), f"{call['rows_done']}/{call['rows']}",
+                call["lm_calls"], duration(call["quiet_s"]),
+            ]
+            for call in calls
+        ),
+    )  # fmt: skip
 
 
 def workers_table(workers: Sequence[Mapping[str, Any]]) -> Any:

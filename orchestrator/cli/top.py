@@ -14,7 +14,7 @@ import typer
 
 from orchestrator.cli.coordinators import require, session
 from orchestrator.cli.failure import command
-from orchestrator.cli.listings import workers_table
+from orchestrator.cli.listings import calls_table, memory_text, running_calls, size_text, workers_table
 from orchestrator.cli.plain import duration, milliseconds, plain
 from orchestrator.cli.screen import fill, out, print_json, table
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _QUIT: Final = b"q"
 _DEAD_SHOWN: Final = 5
+_CALLS_SHOWN: Final = 10
 Pools = Mapping[str, Mapping[str, Any]]
 
 
@@ -33,7 +34,10 @@ def top(
     every_s: Annotated[float, typer.Option("--every", min=0.1, max=3600.0, help="Seconds between two looks.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: one look.")] = False,
 ) -> None:
-    """Show pools and workers live; q or Ctrl-C leaves. Where output is no terminal: a line per pool and look."""
+    """Show pools, workers and the longest calls live; q or Ctrl-C leaves.
+
+    Where output is no terminal: a line per pool and look.
+    """
     found = require()
     with session(found) as client:
         if as_json:
@@ -127,9 +131,13 @@ def frame(stats: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], rates:
         f"coordinator pid {stats['pid']}, up {duration(stats['uptime_s'])}, {stats['wire']['clients']} clients; "
         f"requests: {requests['queued']} queued, {requests['in_flight']} in flight, {requests['settled']:,} settled"
     )
+    memory = memory_text(stats["memory"])
     living = [row for row in workers if row["state"] != "exited"]
     dead = [row for row in workers if row["state"] == "exited"]
-    parts: list[Any] = [Text(head), _pools(stats["pools"], rates), workers_table(living)]
+    parts: list[Any] = [Text(head), Text(memory, style="bold red" if stats["memory"]["paused"] else "")]
+    parts += [_pools(stats["pools"], rates), workers_table(living)]
+    if calls := running_calls(living)[:_CALLS_SHOWN]:
+        parts.append(calls_table(calls, title="the longest calls"))
     parts += [Text(f"{row['id']} leaves: {row['leaving']}") for row in living if row["leaving"]]
     parts += [Text(f"{row['id']} ended after {duration(row['age_s'])}: {_cause(row)}") for row in dead[:_DEAD_SHOWN]]
     return Group(*parts, Text("q leaves", style="dim"))
@@ -142,13 +150,13 @@ def _cause(row: Mapping[str, Any]) -> str:
 def _pools(pools: Pools, rates: Mapping[str, float | None]) -> Any:
     headings = ("pool", "state", ">size", ">ready", ">busy", ">queued", ">in flight", ">per s", ">p50 ms", ">p99 ms")
     made = table(*headings, ">restarts")
-    numbers = ("size", "ready", "busy", "queued", "in_flight")
+    numbers = ("ready", "busy", "queued", "in_flight")
     return fill(
         made,
         (
             [
-                name, _state(row), *(row[key] for key in numbers), _rate(rates.get(name)), milliseconds(row["p50_ms"]),
-                milliseconds(row["p99_ms"]), row["restarts"],
+                name, _state(row), size_text(row), *(row[key] for key in numbers), _rate(rates.get(name)),
+                milliseconds(row["p50_ms"]), milliseconds(row["p99_ms"]), row["restarts"],
             ]
             for name, row in pools.items()
         ),
@@ -166,7 +174,7 @@ def _rate(rate: float | None) -> str:
 def lines(pools: Pools, rates: Mapping[str, float | None]) -> list[str]:
     """Return a line for each pool."""
     return [
-        f"{name}: {_state(row)}, {row['ready']}/{row['size']} ready, {row['busy']} busy, {row['queued']} queued, "
+        f"{name}: {_state(row)}, {row['ready']}/{size_text(row)} ready, {row['busy']} busy, {row['queued']} queued, "
         f"{row['in_flight']} in flight, {_rate(rates.get(name))} per s, p50 {milliseconds(row['p50_ms'])} ms, "
         f"p99 {milliseconds(row['p99_ms'])} ms, {row['restarts']} restarts"
         for name, row in pools.items()

@@ -206,15 +206,14 @@ class Api:
         return Call("dspool.logs", args)
 
     @remote
-    def resize(self, pool: str, size: int) -> Call[dict[str, Any]]:
+    def resize(self, pool: str, size: int | Mapping[str, int] | tuple[int, int]) -> Call[dict[str, Any]]:
         """Bring a pool to a number of workers, 0 to 1024; return the pool as `pools` lists it.
 
-        It grows at once. It shrinks as workers of its highest places are done with what they run; they are given
-        nothing more. All places up to the new size are in service again, drained ones too. Raises NotFound.
+        size: the number, or from how many to how many the pool may have as its work asks for: {"min": 1, "max": 8}, or
+        (1, 8). It grows at once. It shrinks as workers of its highest places are done with what they run; they are
+        given nothing more. All places up to the new size are in service again, drained ones too. Raises NotFound.
         """
-        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
-            raise InvalidRequest(f"size must be a whole number from 0 to {_MAX_SIZE}, got {size!r}", path="size")
-        return Call("dspool.resize", {"pool": check_name("pool", pool), "size": size})
+        return Call("dspool.resize", {"pool": check_name("pool", pool), **_size_args(size)})
 
     @remote
     def drain(self, worker_id: str) -> Call[dict[str, Any]]:
@@ -237,6 +236,22 @@ class Api:
         if grace_s is not None:
             args["grace_s"] = grace_s
         return Call("dspool.restart", args)
+
+
+def _size_args(size: Any) -> dict[str, int]:
+    """Return what `dspool.resize` is told of a size. Raises InvalidRequest."""
+    if isinstance(size, Mapping) and size.keys() == {"min", "max"}:
+        size = (size["min"], size["max"])
+    if isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size)) and 1 <= size[0] <= size[1]:
+        return {"size": size[0], "max": size[1]}
+    if _is_count(size):
+        return {"size": size}
+    text = f'size must be a whole number from 0 to {_MAX_SIZE}, or {{"min": 1 or more, "max": as many or more}}'
+    raise InvalidRequest(f"{text}, got {size!r}", path="size")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SIZE
 
 
 def deploy_call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import time
 import weakref
@@ -29,9 +30,13 @@ from orchestrator.client.shield import shield
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
 
 # How long past its deadline a request may be unanswered before it is failed here: the coordinator must be stuck.
-GUARD_S: Final = 1.0
-# After the coordinator's death its last answers may still be on their way into our socket.
+GUARD_S: Final = 0.2
+# Where this process itself stood still, answers may be there that nobody has read: so it is failed at the second look.
+_LOOK_AGAIN_S: Final = 0.1
+# After the line's end the last answers may still be on their way into our socket.
 _LAST_WORDS_S: Final = 0.005
+# A process that dies or leaves loses its sockets a moment before it is seen to be dead.
+_DYING_S: Final = 0.1
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -56,6 +61,7 @@ class Connection(Leading):
         self._last_id = request_id_base(welcome.client_no)
         self._futures: dict[int, Future] = {}
         self._tickets: dict[int, Ticket] = {}
+        self._overdue: set[int] = set()  # requests without an answer in time, at the last look
         self._room = Room(welcome.max_in_flight, welcome.window_rows or welcome.max_in_flight)
         self.route = self._room.route
         _open.add(self)
@@ -96,6 +102,8 @@ class Connection(Leading):
                     route.rows += rows
                     self._out += (request,)
                     try:
+                        if future.deadline is not None:
+                            self._look_by(future.deadline + GUARD_S)
                         self._push(alone=len(self._futures) == 1)
                         if self._leader is None and not lead:
                             self._io.submitted()
@@ -210,12 +218,20 @@ class Connection(Leading):
         """Return whether an answer is due."""
         return bool(self._futures or self._tickets)
 
-    def _on_time(self, now: float, callbacks: list[Future]) -> None:
+    def _look(self, now: float, callbacks: list[Future]) -> float:
+        """Fail what was overdue at the last look and still is."""
         late = now - GUARD_S
-        for future in [one for one in self._futures.values() if one.deadline is not None and one.deadline < late]:
-            text = f"no answer {GUARD_S:g} s after the deadline: the coordinator (pid {self.coordinator_pid}) is stuck"
-            self._fail(future.request_id, DeadlineExceeded(text, stage="coordinator"), callbacks)
+        due = [(one.deadline, one) for one in self._futures.values() if one.deadline is not None]
+        overdue = {one.request_id for deadline, one in due if deadline <= late}
+        text = f"no answer {GUARD_S:g} s after the deadline: the coordinator (pid {self.coordinator_pid}) is stuck"
+        for request_id in self._overdue & overdue:
+            self._fail(request_id, DeadlineExceeded(text, stage="coordinator"), callbacks)
+        if self._overdue:
             self._room.offer()
+        self._overdue = overdue & self._futures.keys()
+        # Many deadlines in a row are looked at together.
+        next_s = min((deadline for deadline, one in due if not one.done()), default=math.inf) + GUARD_S
+        return max(next_s, now + _LOOK_AGAIN_S)
 
     # --- cancellation -------------------------------------------------------------------------
 
@@ -295,16 +311,17 @@ class Connection(Leading):
             if last:
                 self.descriptors.close()
 
-    def coordinator_died(self) -> None:
-        """Take in its last answers, then fail the rest."""
+    def line_ended(self) -> None:
+        """Take in the last answers, then fail the rest: nothing is sent again."""
         callbacks: list[Future] = []
         with self.lock:
             callbacks += self._turn_to_the_last()
         time.sleep(_LAST_WORDS_S)
-        text = (
-            f"the coordinator (pid {self.coordinator_pid}) died; what was in flight may or may not have been executed. "
-            f"Call connect() again; {ADVICE}"
-        )
+        died = self._link.died_within(_DYING_S)
+        what = f"the coordinator (pid {self.coordinator_pid}) died"
+        if not died:
+            what = f"the connection to the coordinator (pid {self.coordinator_pid}) was closed or cut"
+        text = f"{what}; what was in flight may or may not have been executed. Call connect() again; {ADVICE}"
         with self.lock:
             callbacks += self._turn_to_the_last()
             self._end(Unavailable(text), callbacks)

@@ -11,20 +11,20 @@ from orchestrator.client.link import Link
 class Descriptors:
     """A caller's and the io thread's poll objects (a poll object serves one thread at a time), and who uses them.
 
-    Both watch the socket, the coordinator's pidfd, and an eventfd of their own. `io_parked` is what the io thread
-    sleeps on while it does not lead. The last user closes everything once `ended` is set. All but `close` and polling
-    is done under the connection's lock.
+    Both watch the socket, the connection's end, the coordinator's pidfd, and an eventfd of their own. `io_parked` is
+    what the io thread sleeps on while it does not lead. The last user closes everything once `ended` is set. All but
+    `close` and polling is done under the connection's lock.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self.socket_fd = socket_fd = link.dealer.fileno()
-        pidfd = link.pidfd
+        ends = link.end_fd, link.pidfd
         self.io_wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._caller_wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.for_io = _poller(socket_fd, pidfd, self.io_wake_fd), self.io_wake_fd
-        self.for_caller = _poller(socket_fd, pidfd, self._caller_wake_fd), self._caller_wake_fd
-        self.io_parked = _poller(pidfd, self.io_wake_fd)
+        self.for_io = _poller(socket_fd, *ends, self.io_wake_fd), self.io_wake_fd
+        self.for_caller = _poller(socket_fd, *ends, self._caller_wake_fd), self._caller_wake_fd
+        self.io_parked = _poller(*ends, self.io_wake_fd)
         self._users = 0
         self._closing = False
         self.ended = False
@@ -49,9 +49,10 @@ class Descriptors:
         self._closing = True
         return True
 
-    def tells_death(self, events: list[tuple[int, int]]) -> bool:
-        """Return whether the coordinator is dead."""
-        return any(fd == self._link.pidfd for fd, _ in events)
+    def tell_end(self, events: list[tuple[int, int]]) -> bool:
+        """Return whether the connection is over: it was cut, or the coordinator is dead."""
+        link = self._link
+        return any(fd == link.pidfd or (fd == link.end_fd and link.dealer.ended()) for fd, _ in events)
 
     def close(self) -> None:
         """Close everything. Takes a moment: not under the lock."""

@@ -107,8 +107,8 @@ class IoThread:
         if connection is None:
             return False
         while True:
-            if self._descriptors.tells_death(events):
-                connection.coordinator_died()
+            if events and connection.is_over(events):
+                connection.line_ended()
             events = []
             with self._lock:
                 action = self._choose(connection)

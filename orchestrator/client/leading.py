@@ -30,7 +30,7 @@ from orchestrator.client.link import Link
 from orchestrator.client.shield import shield
 from orchestrator.errors import DspoolError
 
-_ON_TIME_EVERY_S: Final = 1.0
+_AT_MOST_MS: Final = 1000.0
 _RETRY_MS: Final = 10.0
 _IDLE_MS: Final = 20.0
 _TELL_BYTES: Final = 1 << 20
@@ -43,6 +43,7 @@ class Leading(ABC):
         self.lock: Any = threading.RLock()
         self.descriptors = Descriptors(link)
         self.turns = 0  # of callers as leaders: tells the io thread that it is not needed
+        self._link = link
         self._dealer = link.dealer
         self._out: list[Message] = []
         self._untold_bytes = 0  # read since the coordinator was last told
@@ -53,7 +54,7 @@ class Leading(ABC):
         # of what comes, and clears the descriptor, inside any call on the socket.
         self._stirred = True
         self._followers: dict[Parked, None] = {}
-        self._on_time_at = 0.0
+        self._look_at = math.inf  # when `_look` is due
         self._ended: DspoolError | None = None
         self._io = IoThread(self)
 
@@ -62,7 +63,7 @@ class Leading(ABC):
         """Return whether an answer is due."""
 
     @abstractmethod
-    def coordinator_died(self) -> None:
+    def line_ended(self) -> None:
         """Take in what came last and end; called without the lock, by any number of threads."""
 
     @abstractmethod
@@ -74,8 +75,8 @@ class Leading(ABC):
         """Do what messages say; add futures whose callbacks are due to `callbacks`."""
 
     @abstractmethod
-    def _on_time(self, now: float, callbacks: list[Future]) -> None:
-        """Do what is due about every second while something is under way."""
+    def _look(self, now: float, callbacks: list[Future]) -> float:
+        """Do what was due at `_look_at`, with nothing left to receive; return when it is due again."""
 
     # --- waiting ------------------------------------------------------------------------------
 
@@ -178,16 +179,16 @@ class Leading(ABC):
                     return
                 self._asleep = wake_fd
             events = poller.poll(timeout_ms)
-            told = died = False
+            told = over = False
             for fd, _ in events:
                 if fd == socket_fd:
                     told = True
                 elif fd == wake_fd:
                     drain(wake_fd)
                 else:
-                    died = True
-            if died:
-                self.coordinator_died()
+                    over = True
+            if over and self.is_over(events):
+                self.line_ended()
                 return
 
     def _leave(self, token: object) -> None:
@@ -218,6 +219,11 @@ class Leading(ABC):
     def ended(self) -> bool:
         """Whether the connection is closed or its coordinator dead."""
         return self._ended is not None
+
+    def is_over(self, events: list[tuple[int, int]]) -> bool:
+        """Return whether what was polled says that the connection is over."""
+        with self.lock:
+            return self.descriptors.tell_end(events)
 
     @property
     def led(self) -> bool:
@@ -261,9 +267,11 @@ class Leading(ABC):
         if self._unsent:
             timeout_ms = _RETRY_MS
         elif self.expecting():
-            timeout_ms = _ON_TIME_EVERY_S * 1000.0
+            timeout_ms = _AT_MOST_MS
         else:
             timeout_ms = _IDLE_MS
+        if self._look_at != math.inf:
+            timeout_ms = min(timeout_ms, max(math.ceil((self._look_at - time.monotonic()) * 1000.0), 1))
         if until is not None:
             timeout_ms = min(timeout_ms, math.ceil((until - time.monotonic()) * 1000.0))
         return timeout_ms
@@ -276,6 +284,7 @@ class Leading(ABC):
         if self._out or self._unsent:
             self._flush()
         callbacks: list[Future] = []
+        due = self._look_at != math.inf and time.monotonic() >= self._look_at
         # Asking first is cheaper than a `receive` that finds nothing.
         while told or self._pending():
             self._stirred = True
@@ -285,13 +294,11 @@ class Leading(ABC):
                 self._take(codec.decode(frames).messages, callbacks)
                 if self._untold_bytes >= _TELL_BYTES:
                     self._tell_taken()
-                if ready():
+                if ready() and not due:
                     break
             told = False
-        now = time.monotonic()
-        if now >= self._on_time_at:
-            self._on_time_at = now + _ON_TIME_EVERY_S
-            self._on_time(now, callbacks)
+        if due:
+            self._look_at = self._look(time.monotonic(), callbacks)
         return callbacks
 
     def _turn_to_the_last(self) -> list[Future]:
@@ -316,6 +323,13 @@ class Leading(ABC):
         finally:
             if shielded:
                 shield.down()
+
+    def _look_by(self, at: float) -> None:
+        """Have `_look` called at `at`, or before."""
+        if at < self._look_at:
+            self._look_at = at
+            if self._asleep is not None:
+                self._wake_leader()
 
     def _tell_taken(self) -> None:
         """Say what has been read: the coordinator sends no more than a window beyond it."""

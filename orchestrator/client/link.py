@@ -1,4 +1,4 @@
-"""The line to one coordinator: its socket, the handshake, and the descriptor that tells its death."""
+"""The line to one coordinator: its socket, the handshake, and the descriptors that tell its end."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ import zmq
 from bridge.protocol import codec
 from bridge.protocol.errors import decode_error
 from bridge.protocol.messages import PROTOCOL_VERSION, Hello, Refused, Welcome
-from bridge.transport import Dealer, Sent
+from bridge.transport import Dealer
 from orchestrator.errors import Unavailable, VersionMismatch, from_bridge
 from orchestrator.rundir import process_ticks
 from orchestrator.version import package_version
 
 # How long closing waits for the last message (Bye) to leave.
 LINGER_MS: Final = 250
-_RETRY_S: Final = 0.01
 ADVICE: Final = "run `dspool up`, or `dspool status` to see what runs"
 
 
 @dataclass(slots=True)
 class Link:
-    """An open line. pidfd: readable once the coordinator is dead."""
+    """An open line. pidfd: readable once the coordinator is dead. end_fd: told when the connection is over."""
 
     context: zmq.Context[Any]
     dealer: Dealer
     pidfd: int
+    end_fd: int
     welcome: Welcome
+
+    def died_within(self, timeout_s: float) -> bool:
+        """Return whether the coordinator is dead, waiting for it."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1000.0))
 
     def close(self) -> None:
         """Close everything; takes at most LINGER_MS."""
@@ -51,15 +57,16 @@ def open_link(endpoint: str, *, principal: str, run_id: str, timeout_s: float) -
     _probe(endpoint)
     context: zmq.Context[Any] = zmq.Context()
     try:
-        dealer = Dealer(context, endpoint, linger_ms=LINGER_MS)
+        dealer = Dealer(context, endpoint, linger_ms=LINGER_MS, watched=True)
     except zmq.ZMQError as exc:
         context.term()
         raise Unavailable(f"cannot connect to {endpoint} ({exc.strerror}): {ADVICE}") from exc
     try:
         welcome = _handshake(dealer, endpoint, principal, run_id, time.monotonic() + timeout_s)
-        return Link(context, dealer, _watch(welcome, endpoint), welcome)
+        return Link(context, dealer, _watch(welcome, endpoint), dealer.end_fileno(), welcome)
     except BaseException:
-        dealer.socket.close(linger=0)
+        dealer.socket.setsockopt(zmq.LINGER, 0)
+        dealer.close()
         context.term()
         raise
 
@@ -85,14 +92,16 @@ def _handshake(dealer: Dealer, endpoint: str, principal: str, run_id: str, until
     frames = codec.encode_frames([hello])[0]
     poller = select.poll()
     poller.register(dealer.fileno(), select.POLLIN)
-    sent = False
+    poller.register(dealer.end_fileno(), select.POLLIN)
+    dealer.send(frames)  # it leaves once the connection is there
     while (remaining_s := until - time.monotonic()) > 0:
-        sent = sent or dealer.send(frames) is Sent.YES
+        ended = dealer.ended()  # asked first: what was said before the end is heard
         if (got := dealer.receive()) is not None:
             return _welcomed(got, endpoint)
+        if ended:
+            raise Unavailable(f"the coordinator at {endpoint} ended the connection: it is on its way out; {ADVICE}")
         if not dealer.pending():
-            # Until connected nothing wakes us for sending: an unsent hello is simply tried again.
-            poller.poll((remaining_s if sent else min(_RETRY_S, remaining_s)) * 1000)
+            poller.poll(remaining_s * 1000)
     raise Unavailable(f"the coordinator at {endpoint} did not answer in time: it hangs or is overloaded; {ADVICE}")
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from bridge.protocol.errors import closest
-from orchestrator.config.model import PATTERNS, FileModel, KeyPath, keys_at
+from orchestrator.config.model import BOUNDS_TAG, NUMBER_TAG, PATTERNS, FileModel, KeyPath, keys_at
 from orchestrator.config.source import Layer, origin_of, show_path
 
 # Values below keys that look like these are never shown.
@@ -28,7 +28,7 @@ def check(layer: Layer) -> FileModel | None:
 
 
 def _add(layer: Layer, error: ErrorDetails) -> None:
-    path: KeyPath = error["loc"]
+    path: KeyPath = tuple(key for key in error["loc"] if key not in (BOUNDS_TAG, NUMBER_TAG))
     if path and path[-1] == "[key]":
         path = path[:-1]
         message = _pattern_words(error)

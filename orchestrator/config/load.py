@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from orchestrator.config.check import check
-from orchestrator.config.model import FileModel, PoolModel
+from orchestrator.config.model import FileModel, PoolModel, SizeModel
 from orchestrator.config.settings import Limits, LMConfig, Settings
 from orchestrator.config.source import Layer, Problem, anchor, merge, origin_of, read_environment, read_overrides
 from orchestrator.config.yamlfile import MAX_FILE_BYTES, read_yaml
@@ -137,7 +137,10 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
     # Here null says something: no deadline.
     if "default_deadline_s" in given.model_fields_set:
         changes["default_deadline_s"] = given.default_deadline_s
-    if given.size != "auto":
+    if isinstance(given.size, SizeModel):
+        changes["size"] = given.size.min
+        changes["max_size"] = given.size.max if given.size.max > given.size.min else None
+    elif given.size != "auto":
         changes["size"] = given.size
     if given.prefetch != "auto":
         changes["prefetch"] = given.prefetch

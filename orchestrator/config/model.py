@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, SecretStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 KeyPath = tuple[str | int, ...]
 
 MAX_SECONDS: Final = 30 * 24 * 3600.0
+MAX_SIZE: Final = 1024
+
+# How errors name the choice that was taken between two shapes of a value. No key looks like these.
+BOUNDS_TAG, NUMBER_TAG = "<bounds>", "<number>"
 
 
-def _auto_or_number(low: int, high: int) -> tuple[Any, ...]:
+def _auto_or_number(low: int, high: int, *, otherwise: str = "") -> tuple[Any, ...]:
     """Return the annotations of a value that is `auto` or a whole number."""
 
     def check(value: Any) -> Any:
         if value == "auto" or (type(value) is int and low <= value <= high):
             return value
-        raise ValueError(f"must be auto or a whole number from {low} to {high}")
+        numbers = f"a whole number from {low} to {high}"
+        raise ValueError(f"must be auto, {numbers} or {otherwise}" if otherwise else f"must be auto or {numbers}")
 
     shape = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": low, "maximum": high}]}
     return PlainValidator(check), WithJsonSchema(shape)
@@ -88,10 +106,43 @@ class RestartModel(Strict):
     ) = None
 
 
+class SizeModel(Strict):
+    """A pool that grows and shrinks with its work: from `min` workers, with which it starts, to `max`."""
+
+    min: Annotated[int, Field(ge=1, le=MAX_SIZE)] = 1
+    max: Annotated[int, Field(ge=1, le=MAX_SIZE)]
+
+    @field_validator("max")
+    @classmethod
+    def _not_below_min(cls, value: int, info: ValidationInfo) -> int:
+        if value < (low := info.data.get("min", value)):
+            raise ValueError(f"must not be below min ({low})")
+        return value
+
+
+def _shape_of_size(value: Any) -> str:
+    return BOUNDS_TAG if isinstance(value, dict) else NUMBER_TAG
+
+
+_ONE_OR_MORE: Final = {"type": "integer", "minimum": 1, "maximum": MAX_SIZE}
+_BOUNDS: Final = {
+    "type": "object",
+    "properties": {"min": {**_ONE_OR_MORE, "default": 1}, "max": _ONE_OR_MORE},
+    "required": ["max"],
+    "additionalProperties": False,
+}
+_Number = Annotated[int | Literal["auto"], *_auto_or_number(0, MAX_SIZE, otherwise="{min: …, max: …}")]
+Size = Annotated[
+    Annotated[SizeModel, Tag(BOUNDS_TAG)] | Annotated[_Number, Tag(NUMBER_TAG)],
+    Discriminator(_shape_of_size),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0, "maximum": MAX_SIZE}, _BOUNDS]}),
+]
+
+
 class PoolModel(Strict):
     """One pool. What is absent has the pool's own default."""
 
-    size: Annotated[int | Literal["auto"], *_auto_or_number(0, 1024)] = "auto"
+    size: Size = "auto"
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None
     prefetch: Annotated[int | Literal["auto"], *_auto_or_number(0, 256)] = "auto"
     launcher: Literal["zygote", "spawn"] | None = None
@@ -152,8 +203,9 @@ def type_at(path: Sequence[str | int]) -> Any:
     """Return the bare type of the value at `path`: a model, dict, list, str …; None where no value may stand."""
     found: Any = FileModel
     for key in path:
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            field = found.model_fields.get(str(key))
+        model = _model_in(found)
+        if model is not None:
+            field = model.model_fields.get(str(key))
             found = None if field is None else _bare(field.annotation)
         elif get_origin(found) in (dict, list):
             found = _bare(get_args(found)[-1])
@@ -175,8 +227,14 @@ def is_text(path: Sequence[str | int]) -> bool:
 
 def keys_at(path: Sequence[str | int]) -> list[str]:
     """Return the keys that the mapping at `path` knows; empty where any key may stand."""
-    found = type_at(path)
-    return list(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
+    model = _model_in(type_at(path))
+    return [] if model is None else list(model.model_fields)
+
+
+def _model_in(found: Any) -> type[BaseModel] | None:
+    """Return the model that a type is, or that is one of its choices."""
+    choices = map(_bare, get_args(found)) if get_origin(found) in (Union, UnionType) else (found,)
+    return next((each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
 def _bare(annotation: Any) -> Any:

@@ -30,7 +30,9 @@ def show(settings: Settings) -> dict[str, Any]:
 
 def _pool(pool: PoolConfig) -> dict[str, Any]:
     shown = asdict(pool)
-    del shown["name"]
+    del shown["name"], shown["max_size"]
+    if pool.max_size is not None:
+        shown["size"] = {"min": pool.size, "max": pool.max_size}
     shown["prefetch"] = "auto" if pool.prefetch is None else pool.prefetch
     shown["restart"]["backoff_s"] = list(pool.restart.backoff_s)
     shown["preload"] = list(pool.preload)

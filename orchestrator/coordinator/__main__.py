@@ -28,6 +28,7 @@ from bridge.transport import Router, ipc_endpoint
 from orchestrator.config import Settings, load
 from orchestrator.coordinator.births import Births, zygote_environment
 from orchestrator.coordinator.clients import Identity
+from orchestrator.coordinator.confinement import Confinement
 from orchestrator.coordinator.logs import configure_logs
 from orchestrator.coordinator.reactor import Reactor
 from orchestrator.coordinator.watching import open_pidfd
@@ -49,7 +50,8 @@ class StartOrder:
     """What the starter wants.
 
     config: a file, None to look for one. overrides: as `Orchestrator(**overrides)`. private: not to be discovered.
-    owner_pid: leave when this process ends, 0 = nobody owns this coordinator.
+    owner_pid: leave when this process ends, 0 = nobody owns this coordinator. starter_pid: a process of ours that
+    waits for this one, and may be put into another control group with it; 0 = none.
     """
 
     config: str | None = None
@@ -57,6 +59,7 @@ class StartOrder:
     private: bool = False
     drain_s: float = DEFAULT_DRAIN_S
     owner_pid: int = 0
+    starter_pid: int = 0
 
     @classmethod
     def read(cls, data: bytes) -> StartOrder:
@@ -144,6 +147,7 @@ def _run(
     front_endpoint, back_endpoint = (ipc_endpoint(str(directory / f"{end}.sock")) for end in ("frontend", "backend"))
     frontend = Router(context, front_endpoint, max_frame_bytes=max_frame)
     backend = Router(context, back_endpoint, max_frame_bytes=max_frame)
+    confinement = Confinement.open(os.getpid(), starter_pid=order.starter_pid)
     launcher = ZygoteLauncher(run_id, env=zygote_environment(settings, os.environ), python_path=settings.python_path)
     births = Births(settings, run_id=run_id, endpoint=back_endpoint)
     identity = Identity(
@@ -161,8 +165,8 @@ def _run(
         reporter.close()
 
     reactor = Reactor(
-        settings, identity, frontend=frontend, backend=backend, launcher=launcher, births=births, fleet=fleet,
-        drain_s=order.drain_s, on_ready=on_ready,
+        settings, identity, frontend=frontend, backend=backend, launcher=launcher, births=births,
+        confinement=confinement, fleet=fleet, drain_s=order.drain_s, on_ready=on_ready,
     )  # fmt: skip
     reactor.watching.add_signals(signals, reactor.terminate)
     _watch_owner(reactor, lifeline_fd, order.owner_pid)
@@ -178,7 +182,10 @@ def _run(
     try:
         reactor.run()
     finally:
-        launcher.close()
+        try:
+            launcher.close()
+        finally:
+            confinement.close()
         births.close()
         backend.close()
         frontend.socket.close(linger=_LINGER_MS)

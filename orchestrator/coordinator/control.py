@@ -40,13 +40,14 @@ class Control:
     """Answers control requests. `drain_s`: how long `dspool.down` lets accepted work finish unless told otherwise."""
 
     def __init__(
-        self, fleet: Fleet, launcher: Launcher, settings: Settings, *, wire: Callable[[], dict[str, int]], version: str,
-        drain_s: float, started_at: float,
+        self, fleet: Fleet, launcher: Launcher, settings: Settings, *, wire: Callable[[], dict[str, int]],
+        cgroups: dict[str, Any], version: str, drain_s: float, started_at: float,
     ) -> None:  # fmt: skip
         self._fleet = fleet
         self._launcher = launcher
         self._settings = settings
         self._wire = wire
+        self._cgroups = cgroups
         self._version = version
         self._drain_s = drain_s
         self._started_at = started_at
@@ -58,7 +59,7 @@ class Control:
         fleet.handle(ClientConnected(_SELF_NO, "coordinator"), started_at, SELF)
         self._operations: dict[str, Callable[[dict[str, Any], float], Any]] = {
             "stats": self._stats,
-            "pools": lambda args, now: fleet.pools(),
+            "pools": lambda args, now: [self._pool(row) for row in fleet.pools()],
             "workers": lambda args, now: fleet.workers(now),
             "logs": self._logs,
             "programs": lambda args, now: self._programs.rows(),
@@ -96,6 +97,7 @@ class Control:
             "uptime_s": now - self._started_at,
             "version": self._version,
             "pid": os.getpid(),
+            "cgroups": self._cgroups,
             "wire": self._wire(),
         }
 
@@ -114,12 +116,15 @@ class Control:
         self._fleet.handle(ProgramRemoved(name), now)
         return True
 
+    def _pool(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "replacing": self._fleet.replacing(row["pool"])}
+
     def _resize(self, args: dict[str, Any], now: float) -> dict[str, Any]:
-        pool, size = _text(args, "pool", "a pool's name"), args.get("size")
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise _invalid("size", f"{shown(size)} is no number of workers")
-        self._fleet.handle(Resize(pool, size), now)
-        return next(row for row in self._fleet.pools() if row["pool"] == pool)
+        pool, size, most = _text(args, "pool", "a pool's name"), _count(args, "size"), None
+        if args.get("max") is not None:
+            most = _count(args, "max")
+        self._fleet.handle(Resize(pool, size, most), now)
+        return next(self._pool(row) for row in self._fleet.pools() if row["pool"] == pool)
 
     def _drain(self, args: dict[str, Any], now: float) -> dict[str, Any]:
         worker_id = _text(args, "worker", "a worker's id")
@@ -185,6 +190,13 @@ def _text(args: dict[str, Any], path: str, what: str) -> str:
     value = args.get(path)
     if not isinstance(value, str):
         raise _invalid(path, f"{shown(value)} is not {what}")
+    return value
+
+
+def _count(args: dict[str, Any], path: str) -> int:
+    value = args.get(path)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _invalid(path, f"{shown(value)} is no number of workers")
     return value
 
 

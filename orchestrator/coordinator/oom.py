@@ -1,16 +1,19 @@
 """Which SIGKILL came from the kernel, for want of memory.
 
-A signal does not say who sent it. But the kernel counts what it kills for memory, per memory cgroup: a worker that
-nobody here killed, while that number rose, is one of those. Where there is no such count nothing is guessed.
+A signal does not say who sent it. But the kernel counts what it kills for memory, per memory cgroup. The count of a
+worker's own group says exactly what happened. Where it has none, a worker that nobody here killed, while the count of
+the coordinator's group rose, is one of those. Where there is no such count either nothing is guessed.
 """
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
+from pools.launch.cgroup import find_group
+
 _SELF: Final = Path("/proc/self")
-_V1, _V2 = ("cgroup", "memory.oom_control"), ("cgroup2", "memory.events")
+_FILES: Final = {1: "memory.oom_control", 2: "memory.events"}
 _FIELD: Final = "oom_kill"
 
 
@@ -18,27 +21,11 @@ def find_counter(process: Path = _SELF) -> Path | None:
     """Return the file with the count of a process's memory cgroup, None if there is none.
 
     process: its folder in /proc. The files are described in the kernel's cgroup-v2.rst (memory.events) and
-    cgroup-v1/memory.rst (memory.oom_control), the lines of mountinfo in proc(5).
+    cgroup-v1/memory.rst (memory.oom_control).
     """
-    try:
-        groups = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
-        mounts = (process / "mountinfo").read_text().splitlines()
-    except OSError:
-        return None
-    # The memory controller is in one hierarchy only: in one of version 1 if any is named, else in version 2's.
-    named = [path for _, controllers, path in groups if "memory" in controllers.split(",")]
-    (kind, file), paths = (_V1, named) if named else (_V2, [path for number, _, path in groups if number == "0"])
-    for line in mounts if paths else ():
-        where, _, what = line.partition(" - ")
-        root, mount = where.split()[3:5]
-        mounted, _, options = what.split()[:3]
-        group = PurePosixPath(paths[0])
-        if mounted != kind or (named and "memory" not in options.split(",")) or not group.is_relative_to(root):
-            continue
-        found = Path(mount) / group.relative_to(root) / file
-        if found.exists():
-            return found
-    return None
+    group = find_group("memory", process)
+    file = None if group is None else group.folder / _FILES[group.version]
+    return file if file is not None and file.exists() else None
 
 
 class OomKills:
@@ -64,9 +51,14 @@ class OomKills:
         """Everybody who lives is being killed by somebody here."""
         self._before.clear()
 
-    def explains(self, worker_id: str) -> bool:
-        """Return whether this worker, dead by a SIGKILL, was killed for memory; take that kill from the count."""
+    def explains(self, worker_id: str, exactly: bool | None = None) -> bool:
+        """Return whether this worker, dead by a SIGKILL, was killed for memory; take that kill from the count.
+
+        exactly: what its own group says, None if it has none.
+        """
         before, count = self._before.pop(worker_id, None), self._count()
+        if exactly is not None:
+            return exactly
         if before is None or count is None or count <= max(before, self._explained):
             return False
         self._explained = max(before, self._explained) + 1

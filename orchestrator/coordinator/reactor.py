@@ -13,10 +13,12 @@ from bridge.transport import Router
 from orchestrator.config import Settings
 from orchestrator.coordinator.births import Births
 from orchestrator.coordinator.clients import Clients, Identity
+from orchestrator.coordinator.confinement import Confinement
 from orchestrator.coordinator.control import SELF, Control
+from orchestrator.coordinator.memory import MemoryGauge
 from orchestrator.coordinator.watching import Watching
 from orchestrator.coordinator.workers import Workers
-from pools.core.events import Drain, Dump, Effect, Kill, Launch, Log, Tick
+from pools.core.events import Drain, Dump, Effect, Kill, Launch, Log, MemoryRead, Tick
 from pools.core.fleet import Fleet
 from pools.launch.launcher import Launcher
 
@@ -24,6 +26,8 @@ from pools.launch.launcher import Launcher
 FRAMES_PER_TURN: Final = 64
 _CALM_REQUESTS: Final = 2
 _LAST_WORDS_S: Final = 0.25
+# A little less than a second: the fleet's timers come each half second, never early.
+_MEMORY_EVERY_S: Final = 0.9
 _TICK: Final = Tick()
 
 
@@ -43,6 +47,7 @@ class Reactor:
         backend: Router,
         launcher: Launcher,
         births: Births,
+        confinement: Confinement,
         fleet: Fleet,
         drain_s: float,
         on_ready: Callable[[Any], None],
@@ -57,12 +62,14 @@ class Reactor:
         self._on_ready: Callable[[Any], None] | None = on_ready
         self._frames = FRAMES_PER_TURN  # that one read takes from one socket, this turn
         self._log = structlog.get_logger("dspool.coordinator")
+        self._memory = MemoryGauge()
+        self._memory_due = 0.0
         self.watching = Watching()
         self._clients = Clients(frontend, fleet, settings, identity, self.watching)
-        self._workers = Workers(backend, fleet, settings, identity, launcher, births)
+        self._workers = Workers(backend, fleet, settings, identity, launcher, births, confinement)
         self._control = Control(
-            fleet, launcher, settings, wire=self._wire_stats, version=identity.version, drain_s=drain_s,
-            started_at=clock(),
+            fleet, launcher, settings, wire=self._wire_stats, cgroups=confinement.document(), version=identity.version,
+            drain_s=drain_s, started_at=clock(),
         )  # fmt: skip
         self.watching.add(backend.fileno(), lambda now: self._workers.read(now, self._frames))
         self.watching.add(frontend.fileno(), lambda now: self._clients.read(now, self._frames))
@@ -103,6 +110,7 @@ class Reactor:
         self._frames = 1 if calm else FRAMES_PER_TURN
         handlers = self.watching.wait(0 if backend or frontend else self._timeout_s())
         now = self._clock()
+        self._keep_time(now)
         if backend:
             self._workers.read(now, self._frames)
         if frontend:
@@ -111,12 +119,25 @@ class Reactor:
             handler(now)
         self._perform(now)
         self._workers.settle_deaths(now)
-        timer = self._fleet.next_timer()
-        if timer is not None and timer <= now:
-            self._fleet.handle(_TICK, now)
         self._workers.outbox.retry(now)
         self._clients.retry(now)
         self._perform(now)
+
+    def _keep_time(self, now: float) -> None:
+        """Let the fleet do what is due.
+
+        Before anything is read: after a standstill (SIGSTOP, a suspended machine) what is out of time must end before
+        an answer or a new worker lets it be dispatched. Memory is looked at where the fleet wakes up anyway.
+        """
+        timer = self._fleet.next_timer()
+        if timer is not None and timer <= now:
+            self._fleet.handle(_TICK, now)
+            if now >= self._memory_due:
+                self._memory_due = now + _MEMORY_EVERY_S
+                used = self._memory.used()
+                if used is not None:
+                    self._fleet.handle(MemoryRead(used), now)
+                self._workers.tidy()
 
     def _timeout_s(self) -> float | None:
         """Return how long nothing is due; None = for ever. epoll rounds up to its milliseconds."""
@@ -211,4 +232,5 @@ class Reactor:
             self.watching.wait(0.005)
             self._clients.outbox.retry(self._clock())
         self._clients.close()
+        self._memory.close()
         self.watching.close()

@@ -8,12 +8,13 @@ from typing import Final
 import structlog
 
 from bridge.protocol.codec import Decoded, decode
-from bridge.protocol.messages import Hello, Message
+from bridge.protocol.messages import Hello, Message, Ready, Reply
 from bridge.transport import Router
 from bridge.worker.stacks import DUMP_SIGNAL
 from orchestrator.config import Settings
 from orchestrator.coordinator.births import Births
 from orchestrator.coordinator.clients import Identity, welcome
+from orchestrator.coordinator.confinement import Confinement
 from orchestrator.coordinator.funerals import Funerals, Settled
 from orchestrator.coordinator.oom import OomKills, find_counter
 from orchestrator.coordinator.outbox import Outbox
@@ -40,7 +41,7 @@ class Workers:
 
     def __init__(
         self, router: Router, fleet: Fleet, settings: Settings, identity: Identity, launcher: launching.Launcher,
-        births: Births,
+        births: Births, confinement: Confinement,
     ) -> None:  # fmt: skip
         self._router = router
         self._fleet = fleet
@@ -48,6 +49,7 @@ class Workers:
         self._identity = identity
         self._launcher = launcher
         self._births = births
+        self._confinement = confinement
         self._funerals = Funerals()
         self._oom_kills = OomKills(find_counter())
         self.peers = Peers(identity.run_id, identity.version)
@@ -70,10 +72,14 @@ class Workers:
             known = self._fleet.knows_worker(peer)
             for message in decoded.messages:
                 kind = type(message)
-                if kind is Hello:
+                if kind is Reply and known:
+                    handle(message, now, peer)
+                elif kind is Hello:
                     known = self._meet(peer, message, now)
                 elif known and kind in FROM_WORKERS:
                     handle(message, now, peer)
+                    if kind is Ready:
+                        self._confinement.ready(peer, self._settings.pools)
                 else:
                     self._answer(peer, self.peers.misbehaved(peer, f"{kind.__name__} from a stranger"))
             self.peers.unknown += decoded.unknown
@@ -107,6 +113,7 @@ class Workers:
             )  # fmt: skip
         self._answer(peer, [welcome(self._identity, self._settings, 0)])
         self._fleet.handle(hello, now, peer)
+        self._confinement.met(peer, hello.worker_id)
         return self._fleet.knows_worker(peer)
 
     # --- processes --------------------------------------------------------------------------------
@@ -137,6 +144,7 @@ class Workers:
             match event:
                 case launching.Launched(worker_id, pid):
                     self._fleet.handle(WorkerLaunched(worker_id, pid), now)
+                    self._confinement.launched(worker_id, pid)
                 case launching.LaunchFailed(worker_id, error):
                     self._launch_failed(worker_id, error, now)
                 case launching.Died(worker_id):
@@ -177,10 +185,17 @@ class Workers:
 
     def _reason(self, death: Settled) -> ExitReason:
         """Return how a worker ended; of a SIGKILL that nobody here sent, whether it was for memory."""
-        if death.reason == _KILLED and self._oom_kills.explains(death.worker_id):
-            return Signalled(_KILLED.number, out_of_memory=True)
-        return death.reason
+        if death.reason != _KILLED:
+            return death.reason
+        exactly = self._confinement.was_short_of_memory(death.worker_id)
+        explained = self._oom_kills.explains(death.worker_id, exactly)
+        return Signalled(_KILLED.number, out_of_memory=explained)
+
+    def tidy(self) -> None:
+        """Do what is not urgent. Called about once a second."""
+        self._confinement.tidy()
 
     def _bury(self, worker_id: str) -> None:
         self._births.bury(worker_id)
+        self._confinement.buried(worker_id)
         self._oom_kills.buried(worker_id)

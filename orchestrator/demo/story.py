@@ -149,7 +149,10 @@ class Story:
             )
         for what, count in seen.other.items():
             self._say(f"  {count} got {what}")
-        self._say(f"  {seen.replacement} took its place; the pool was full again after {seen.recovered_s:.1f} s")
+        self._say(
+            f"  {seen.replacement} took its place: ready after {seen.ready_s * 1000:.0f} ms, its first answer after "
+            f"{seen.answered_s * 1000:.0f} ms, {_SLOW_MS} of them the model's"
+        )
         _demand(not seen.other, "callers saw errors other than WorkerLost")
         _demand(bool(seen.lost), "the worker was killed, but nobody was told")
         _demand(seen.answered + len(seen.lost) == _LOAD_CALLS, "a call was not settled")

@@ -19,6 +19,7 @@ from bridge.protocol.messages import (
 from pools.core.dispatch import choose, dispatch
 from pools.core.entries import ClientEntry, PoolEntry, RequestEntry
 from pools.core.events import ClientConnected
+from pools.core.memory import short_of_memory
 from pools.core.places import unserved
 from pools.core.tables import Route, Tables, unavailable
 
@@ -69,7 +70,7 @@ def _is_ordinary(tables: Tables, client: ClientEntry, pool: PoolEntry, message: 
         and client.in_flight + rows <= tables.config.client_rows
         and pool.queued + rows <= pool.config.max_queue
         and bool(pool.ready)
-        and not tables.draining
+        and not tables.closed
     )
 
 
@@ -148,6 +149,8 @@ def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, messag
         return not_found("language model", message.lm, tables.lms, advice="Name it under `lms:` in the configuration.")
     if tables.draining:
         return unavailable("the coordinator is shutting down")
+    if tables.memory_paused:
+        return short_of_memory(tables)
     if client.in_flight + message.rows > tables.config.client_rows:
         limit = tables.config.client_rows
         return _overloaded(pool, f"this client already has {client.in_flight} rows in flight (limit {limit})")

@@ -9,6 +9,7 @@ from bridge.protocol.messages import Bye, Cancel, CancelReply
 from pools.core.entries import ASKED, FORCED, ClientEntry, RequestEntry, WorkerEntry
 from pools.core.events import ClientGone
 from pools.core.leaving import dump_and_kill, kill, recall
+from pools.core.progress import how_far
 from pools.core.settlement import answer_cancel, settle_error
 from pools.core.states import DISPATCHED, QUEUED, SETTLED
 from pools.core.tables import Tables
@@ -75,20 +76,21 @@ def expire(tables: Tables, now: float) -> None:
             continue
         worker = entry.worker
         started = worker is not None and (entry.state != DISPATCHED or worker.started(entry.epoch))
-        stage = "running" if started else "queued"
-        error = BridgeError(
-            DEADLINE_EXCEEDED,
-            f"{entry.message.operation} was still {stage} {now - entry.accepted_at:.2f} s after it was accepted",
-            details={"stage": stage},
-        )
         state = entry.state
-        settle_error(tables, entry, error, now)
+        settle_error(tables, entry, _too_late(entry, worker if started else None, now), now)
         if worker is None or state == QUEUED:
             continue
         if started:
             stop_attempt(tables, worker, entry.epoch, now)
         else:
             recall(tables, worker, entry)
+
+
+def _too_late(entry: RequestEntry, running_at: WorkerEntry | None, now: float) -> BridgeError:
+    stage = "queued" if running_at is None else "running"
+    text = f"{entry.message.operation} was still {stage} {now - entry.accepted_at:.2f} s after it was accepted"
+    far = how_far(running_at, entry) if running_at is not None else ""
+    return BridgeError(DEADLINE_EXCEEDED, f"{text} ({far})" if far else text, details={"stage": stage})
 
 
 def on_bye(tables: Tables, message: Bye | ClientGone, now: float, peer: bytes) -> None:

@@ -24,10 +24,9 @@ class Deadlines(Generic[T]):
     def __init__(self) -> None:
         self._buckets: dict[int, dict[T, None]] = {}
         self._heap: list[int] = []
-        self._size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return sum(map(len, self._buckets.values()))
 
     def add(self, key: T, deadline: float) -> int:
         """Add a key; return the bucket, which `discard` wants back."""
@@ -39,18 +38,15 @@ class Deadlines(Generic[T]):
             if len(self._heap) > 2 * len(self._buckets) + _SPARE:
                 self._heap = sorted(self._buckets)  # a sorted list is a heap
         keys[key] = None
-        self._size += 1
         return bucket
 
     def discard(self, key: T, bucket: int) -> None:
         """Remove a key if it is still there."""
         keys = self._buckets.get(bucket)
-        if keys is None or key not in keys:
-            return
-        del keys[key]
-        self._size -= 1
-        if not keys:
-            del self._buckets[bucket]
+        if keys is not None:
+            keys.pop(key, None)
+            if not keys:
+                del self._buckets[bucket]
 
     def next_due(self) -> float | None:
         """Return when the earliest bucket is due, or None."""
@@ -63,7 +59,5 @@ class Deadlines(Generic[T]):
         """Remove and return every key whose bucket is due, earliest first."""
         due: list[T] = []
         while (at := self.next_due()) is not None and at <= now:
-            keys = self._buckets.pop(heapq.heappop(self._heap))
-            self._size -= len(keys)
-            due.extend(keys)
+            due.extend(self._buckets.pop(heapq.heappop(self._heap)))
         return due

@@ -133,10 +133,10 @@ def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
     if pool.queue:
         pump(tables, pool, now)
     elif pool.over and worker.held < pool.slots:
-        rebalance(tables, pool, worker, 1)
+        rebalance(tables, pool, worker, 1, now)
 
 
-def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int) -> None:
+def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int, now: float) -> None:
     """Ask the most loaded worker to give back the `wanted` attempts it would start last, as far as its slots are full.
 
     Some ready worker must hold more than its slots (`pool.over`).
@@ -149,7 +149,9 @@ def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int) -
         if wanted <= 0:
             return
         entry = loaded.attempts[epoch]
-        if (entry.times.median_ms or 0.0) < _RECALL_WORTH_MS:
+        run_ms = entry.times.median_ms
+        # No run of it has ended yet: they take at least as long as this one has been waiting.
+        if ((now - entry.dispatched_at) * 1000.0 if run_ms is None else run_ms) < _RECALL_WORTH_MS:
             return
         if not entry.recalled and entry.state == DISPATCHED and not loaded.started(epoch):
             recall(tables, loaded, entry)

@@ -15,12 +15,15 @@ from pools.core.credits import Credits, RunTimes
 from pools.core.events import ExitReason
 from pools.core.restart import RestartPolicy
 from pools.core.states import LAUNCHING, QUEUED, READY
-from pools.core.stats import Histogram
+from pools.core.stats import Histogram, RecentPeak
 
 # Words of a started-slots page; epochs are marked at `epoch % SLOT_WORDS`.
 SLOT_WORDS: Final = 512
 DEAD_WORKERS_KEPT: Final = 100
 DEAD_WORKER_KEPT_S: Final = 3600.0
+
+# One attempt that runs: epoch, run_ms, rows_done, lm_calls, quiet_ms.
+Progress = tuple[int, float, int, int, float]
 
 # How far a cancellation was asked for.
 NOT_ASKED: Final = 0
@@ -74,13 +77,16 @@ class WorkerEntry:
     """One life of one place of a pool.
 
     slots_page: the live words of its started-slots page. held: rows it was sent and has not answered.
+    rss_at_birth: at the last heartbeat before it was given anything, 0 if there was none. progress: of its attempts, as
+    the latest heartbeat has it; that came at progress_at.
     tolerance: what its pool's limits for recycling are multiplied with, so that workers of one age do not end as one.
     """
 
     __slots__ = (
         "attempts", "boot_error", "boot_ms", "booted", "died", "held", "incarnation", "kill_why", "last_epoch",
-        "last_heard", "launched_at", "peer", "pid", "place", "pool", "requests", "rss_bytes", "slots_page",
-        "state", "stop_wanted", "stop_why", "told_to_stop", "tolerance", "worker_id",
+        "last_heard", "launched_at", "peer", "pid", "place", "pool", "progress", "progress_at", "requests",
+        "rss_at_birth", "rss_bytes", "slots_page", "state", "stop_wanted", "stop_why", "told_to_stop", "tolerance",
+        "worker_id",
     )  # fmt: skip
 
     def __init__(self, pool: PoolEntry, place: int, incarnation: int, slots_page: Sequence[int], now: float) -> None:
@@ -102,6 +108,9 @@ class WorkerEntry:
         self.last_epoch = 0
         self.requests = 0
         self.rss_bytes = 0
+        self.rss_at_birth = 0
+        self.progress: list[Progress] = []
+        self.progress_at = now
         self.kill_why = ""
         self.died = False  # its process has ended; what it sent may still come
         self.stop_wanted = False  # intent, recorded before the worker is told
@@ -151,16 +160,19 @@ class Succession(NamedTuple):
 class PoolEntry:
     """One pool: its queue, its places, its counters. All row counts.
 
-    size: places that are wanted, 1 to `size`; those above are kept for their incarnations. lives: its living workers,
-    by id, those that leave included. succession: the one replacement that is under way. wishes: those to come, by the
-    old worker's id; none is begun before replace_at. A pool with a boot_error is degraded: it answers with that error
-    and is probed by one launch at a time (`probe`: the latest one's id), none before probe_at.
+    size: places that are wanted, 1 to `size`, at least `least` and at most `most` of them; those above are kept for
+    their incarnations. demand: the most rows of late, kept where the size may change; shrink_at: it does not shrink
+    before. lives: its living workers, by id, those that leave included. succession: the one replacement that is under
+    way. wishes: those to come, by the old worker's id; none is begun before replace_at. A pool with a boot_error is
+    degraded: it answers with that error and is probed by one launch at a time (`probe`: the latest one's id), none
+    before probe_at.
     """
 
     __slots__ = (
-        "accepted", "boot_error", "cancelled", "completed", "config", "credits", "dead", "dealt_to", "failed",
-        "hand_left", "in_flight", "latency", "lives", "name", "over", "places", "probe", "probe_at", "queue", "queued",
-        "ready", "rejected", "replace_at", "restarts", "size", "slots", "succession", "was_ready", "wishes",
+        "accepted", "boot_error", "cancelled", "completed", "config", "credits", "dead", "dealt_to", "demand",
+        "failed", "hand_left", "in_flight", "large_at_birth", "latency", "least", "lives", "memory_recycle_at",
+        "most", "name", "over", "places", "probe", "probe_at", "queue", "queued", "ready", "rejected",
+        "replace_at", "restarts", "shrink_at", "size", "slots", "succession", "was_ready", "wishes",
     )  # fmt: skip
 
     def __init__(self, config: PoolConfig, random: Callable[[], float]) -> None:
@@ -171,7 +183,10 @@ class PoolEntry:
         self.queued = 0
         self.in_flight = 0
         self.ready: list[WorkerEntry] = []
-        self.size = config.size
+        self.size = self.least = config.size
+        self.most = config.size if config.max_size is None else config.max_size
+        self.demand = RecentPeak()
+        self.shrink_at = 0.0
         self.places: dict[int, Place] = {n: Place(n) for n in range(1, config.size + 1)}
         self.lives: dict[str, WorkerEntry] = {}
         self.restarts = RestartPolicy(config.restart, random)
@@ -188,6 +203,8 @@ class PoolEntry:
         self.probe = ""
         self.probe_at = 0.0
         self.was_ready = False
+        self.large_at_birth = False  # the operator was told
+        self.memory_recycle_at = 0.0  # no worker is replaced for its memory before
         self.accepted = 0
         self.completed = 0
         self.failed = 0

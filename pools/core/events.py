@@ -123,10 +123,20 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class Resize(msgspec.Struct, frozen=True):
-    """A pool is to have `size` workers, all its places in service. Refused: BridgeError NOT_FOUND, INVALID_REQUEST."""
+    """A pool is to have `size` workers, all its places in service. Refused: BridgeError NOT_FOUND, INVALID_REQUEST.
+
+    max_size: with it, from `size` to so many, as the work asks for.
+    """
 
     pool: str
     size: int
+    max_size: int | None = None
+
+
+class MemoryRead(msgspec.Struct, frozen=True):
+    """used: the part of the machine's memory, or of what this coordinator may have of it, that is in use, 0 to 1."""
+
+    used: float
 
 
 class DrainWorker(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig
-from pools.core import admission, cancellation, dispatch, lifecycle, listing, service
+from pools.core import admission, cancellation, dispatch, lifecycle, listing, memory, service
 from pools.core.entries import Peer, Sends
 from pools.core.events import (
     ClientConnected,
@@ -21,6 +21,7 @@ from pools.core.events import (
     Drain,
     DrainWorker,
     Effect,
+    MemoryRead,
     ProgramDeployed,
     ProgramRemoved,
     ProtocolBroken,
@@ -37,10 +38,10 @@ Handler = Callable[[Tables, Any, float, bytes], None]
 
 
 def _on_tick(tables: Tables, event: Tick, now: float, peer: bytes) -> None:
+    cancellation.expire(tables, now)  # first: what is out of time asks for nothing any more
     timers = tables.timers
     while timers and timers[0][0] <= now:
         heapq.heappop(timers)[2](tables, now)
-    cancellation.expire(tables, now)
     lifecycle.stop_if_idle(tables, now)
 
 
@@ -72,6 +73,7 @@ _HAPPENINGS: Final[dict[type, Handler]] = {
     Resize: service.on_resize,
     DrainWorker: service.on_drain_worker,
     Restart: service.on_restart,
+    MemoryRead: memory.on_memory_read,
     Drain: lifecycle.on_drain,
     Tick: _on_tick,
 }

@@ -29,6 +29,7 @@ from pools.core.events import (
 from pools.core.leaving import dump_and_kill, kill, leave_ready, stop
 from pools.core.places import degrade, fill_later, heal, reconcile
 from pools.core.recycling import recycle
+from pools.core.scaling import scale
 from pools.core.settlement import answer_cancel, settle_error
 from pools.core.states import BOOTING, LAUNCHING, ON_EXIT, ON_HELLO, ON_READY, QUEUED, WORKER_MOVES
 from pools.core.tables import Tables, unavailable
@@ -95,7 +96,7 @@ def on_ready(tables: Tables, message: Ready, now: float, peer: bytes) -> None:
     replacement.on_ready(tables, worker, now)
     pump(tables, pool, now)
     if pool.over and not worker.held:
-        rebalance(tables, pool, worker, pool.slots)
+        rebalance(tables, pool, worker, pool.slots, now)
 
 
 def on_boot_failed(tables: Tables, message: BootFailedMessage, now: float, peer: bytes) -> None:
@@ -106,11 +107,15 @@ def on_boot_failed(tables: Tables, message: BootFailedMessage, now: float, peer:
 
 
 def on_heartbeat(tables: Tables, message: Heartbeat, now: float, peer: bytes) -> None:
-    """A worker's io thread lives."""
+    """A worker's io thread lives, and says how its attempts get on."""
     worker = tables.workers_by_peer.get(peer)
     if worker is not None:
         worker.last_heard = now
         worker.rss_bytes = message.rss_bytes
+        worker.progress = message.attempts
+        worker.progress_at = now
+        if not worker.last_epoch:
+            worker.rss_at_birth = message.rss_bytes
 
 
 def on_died(tables: Tables, event: WorkerDied, now: float, peer: bytes) -> None:
@@ -214,7 +219,7 @@ def _listen_later(tables: Tables, now: float) -> None:
 
 
 def _listen(due: float, tables: Tables, now: float) -> None:
-    """Look at every worker's heartbeat. Runs twice a second."""
+    """Look at every worker's heartbeat, and whether pools are to grow or shrink. Runs twice a second."""
     stalled = now - due > _STALL_S
     for worker in list(tables.workers.values()):
         if stalled or worker.state == LAUNCHING:
@@ -222,6 +227,7 @@ def _listen(due: float, tables: Tables, now: float) -> None:
         limit_s = worker.pool.config.heartbeat_limit_s
         if now - worker.last_heard > limit_s:
             dump_and_kill(tables, worker, f"no heartbeat for {limit_s:g} s", now)
+    scale(tables, now)
     _listen_later(tables, now)
 
 
@@ -269,7 +275,7 @@ def on_drain(tables: Tables, event: Drain, now: float, peer: bytes) -> None:
 
     Asked again, the earlier end counts.
     """
-    tables.draining = True
+    tables.draining = tables.closed = True
     tables.log("draining", budget_s=event.budget_s, requests=len(tables.requests))
     tables.after(now + event.budget_s, _budget_spent)
     stop_if_idle(tables, now)

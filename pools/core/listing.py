@@ -6,11 +6,13 @@ from typing import Any
 
 from pools.core.entries import DeadWorker, PoolEntry, worker_state
 from pools.core.events import BootFailed, Exited, LaunchFailed, Signalled, Vanished
+from pools.core.places import unserved
+from pools.core.progress import running
 from pools.core.tables import Tables
 
 
 def stats(tables: Tables, now: float) -> dict[str, Any]:
-    """Return `pools` and `requests`. At every answer accepted == settled + queued + in_flight (rows)."""
+    """Return `pools`, `requests` and `memory`. At every answer accepted == settled + queued + in_flight (rows)."""
     pools = tables.pools.values()
     queued = sum(pool.queued for pool in pools)
     in_flight = sum(pool.in_flight for pool in pools)
@@ -25,6 +27,7 @@ def stats(tables: Tables, now: float) -> dict[str, Any]:
             "cancelled": sum(pool.cancelled for pool in pools),
             "fenced": tables.fenced,
         },
+        "memory": {"used": tables.memory_used, "paused": tables.memory_paused},
     }
 
 
@@ -33,6 +36,7 @@ def _pool_stats(pool: PoolEntry) -> dict[str, Any]:
         "state": "ok" if pool.boot_error is None else "degraded",
         "why": pool.boot_error.message if pool.boot_error is not None else None,
         "size": pool.size,
+        "max_size": pool.most if pool.least < pool.most else None,
         "ready": len(pool.ready),
         "busy": sum(1 for worker in pool.ready if worker.attempts),
         "queued": pool.queued,
@@ -55,18 +59,25 @@ def pools(tables: Tables) -> list[dict[str, Any]]:
             "slots": pool.slots,
             "max_queue": pool.config.max_queue,
             "default_deadline_s": pool.config.default_deadline_s,
-            "problem": pool.boot_error.message if pool.boot_error is not None else None,
+            "problem": _problem(pool),
         }
         for pool in tables.pools.values()
     ]
 
 
 def _pool_state(pool: PoolEntry) -> str:
-    if not pool.size:
+    """off: no place is in service. degraded: its workers cannot boot. starting: none is ready."""
+    if not pool.wanted:
         return "off"
-    if pool.ready:
-        return "ready" if len(pool.ready) >= pool.size else "degraded"
-    return "failing" if pool.boot_error is not None else "starting"
+    if pool.boot_error is not None:
+        return "degraded"
+    return "ok" if pool.ready else "starting"
+
+
+def _problem(pool: PoolEntry) -> str | None:
+    """Return why nobody serves a pool that somebody should."""
+    error = unserved(pool) if pool.size else None
+    return error.message if error is not None else None
 
 
 def replacing(tables: Tables, target: str) -> list[str]:
@@ -95,6 +106,7 @@ def workers(tables: Tables, now: float) -> list[dict[str, Any]]:
                     "age_s": now - worker.launched_at,
                     "requests": worker.requests,
                     "boot_ms": worker.boot_ms,
+                    "running": running(worker, now),
                     "leaving": worker.kill_why or worker.stop_why or None,
                     "exit": None,
                 }

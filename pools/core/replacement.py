@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from pools.core.entries import PoolEntry, Succession, Wish, WorkerEntry
+from pools.core.entries import Place, PoolEntry, Succession, Wish, WorkerEntry
 from pools.core.leaving import retire
 from pools.core.places import launch, reconcile
 from pools.core.states import READY
@@ -86,7 +86,16 @@ def _due(pool: PoolEntry, tables: Tables, now: float) -> None:
     advance(tables, pool, now)
 
 
-def call_off(tables: Tables, worker: WorkerEntry, now: float) -> None:
+def vacate(tables: Tables, place: Place, why: str, now: float) -> None:
+    """Have the worker of a place leave it. Others may have the place from now on."""
+    worker = place.worker
+    if worker is not None:
+        place.worker = None
+        _call_off(tables, worker, now)
+        retire(tables, worker, why, now)
+
+
+def _call_off(tables: Tables, worker: WorkerEntry, now: float) -> None:
     """Forget that a worker was to be replaced; a spare that has not taken its place is not needed any more."""
     pool = worker.pool
     pool.wishes.pop(worker.worker_id, None)

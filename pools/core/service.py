@@ -7,33 +7,35 @@ from typing import Final
 from bridge.protocol.errors import INVALID_REQUEST, BridgeError, not_found
 from pools.core.entries import Place, PoolEntry, Wish, WorkerEntry
 from pools.core.events import DrainWorker, Resize, Restart
-from pools.core.leaving import retire
 from pools.core.places import reconcile
-from pools.core.replacement import call_off, replace
+from pools.core.replacement import replace, vacate
+from pools.core.scaling import set_bounds, set_size
 from pools.core.tables import Tables, unavailable
 
 MAX_SIZE: Final = 1024
 
 
 def on_resize(tables: Tables, event: Resize, now: float, peer: bytes) -> None:
-    """Bring a pool to another size: new places are filled at once, workers of the highest leave when they are done.
+    """Bring a pool to another size, or give it bounds and the size that is nearest within them.
 
-    All places up to the new size are in service again, drained ones too.
+    New places are filled at once, the workers of the highest leave when they are done; all places are in service again,
+    drained ones too.
     """
     pool = tables.pools.get(event.pool)
     if pool is None:
         raise not_found("pool", event.pool, tables.pools)
-    if not 0 <= event.size <= MAX_SIZE:
-        raise _invalid("size", f"{event.size} workers; 0 to {MAX_SIZE} are possible")
+    least, most = event.size, event.size if event.max_size is None else event.max_size
+    if not 0 <= least <= MAX_SIZE:
+        raise _invalid("size", f"{least} workers; 0 to {MAX_SIZE} are possible")
+    if not least <= most <= MAX_SIZE or (most and not least):
+        raise _invalid("size", f"{least} to {most} workers; a pool that may grow has 1 to {MAX_SIZE}")
     _refuse_while_draining(tables)
-    tables.log("pool_resized", pool=pool.name, size=event.size, before=pool.size)
-    pool.size = event.size
-    for number in range(1, event.size + 1):
-        _into_service(pool.places.setdefault(number, Place(number)))
-    for number in sorted(pool.places, reverse=True):
-        if number > event.size:
-            _vacate(tables, pool, pool.places[number], f"the pool was resized to {event.size}", now)
-    reconcile(tables, pool, now)
+    before, size = pool.size, set_bounds(pool, least, most, now)
+    tables.log("pool_resized", pool=pool.name, size=size, before=before, least=least, most=most)
+    for place in pool.places.values():
+        if place.number <= most:
+            _into_service(place)
+    set_size(tables, pool, size, f"the pool was resized to {size}", now)
 
 
 def on_drain_worker(tables: Tables, event: DrainWorker, now: float, peer: bytes) -> None:
@@ -49,7 +51,7 @@ def on_drain_worker(tables: Tables, event: DrainWorker, now: float, peer: bytes)
         return  # it leaves already
     tables.log("worker_drained", worker=worker.worker_id)
     place.out = "drained"
-    _vacate(tables, pool, place, "drained", now)
+    vacate(tables, place, "drained", now)
     reconcile(tables, pool, now)
 
 
@@ -84,15 +86,6 @@ def _into_service(place: Place) -> None:
     if place.out:
         place.out = ""
         place.not_before = 0.0
-
-
-def _vacate(tables: Tables, pool: PoolEntry, place: Place, why: str, now: float) -> None:
-    """Have the worker of a place leave it. Others may have the place from now on."""
-    worker = place.worker
-    if worker is not None:
-        place.worker = None
-        call_off(tables, worker, now)
-        retire(tables, worker, why, now)
 
 
 def _place_of(tables: Tables, worker_id: str) -> tuple[PoolEntry, Place]:

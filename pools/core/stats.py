@@ -1,14 +1,17 @@
-"""Counters and latency of one pool; histograms with bounded memory."""
+"""Latency and demand of one pool, with bounded memory."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from math import frexp
 from typing import Final
 
 _PER_OCTAVE: Final = 16  # buckets per doubling, equally wide: 3 to 6 % of their values
 _PER_MANTISSA: Final = 2 * _PER_OCTAVE
 _BUCKETS: Final = 512
 _LOWEST_MS: Final = 0.001
+_PER_MS: Final = 1.0 / _LOWEST_MS
 _WINDOW_S: Final = 60.0
 
 
@@ -27,8 +30,8 @@ class Histogram:
         if now >= self._rotate_at:
             self._rotate(now)
         # value = mantissa * 2**exponent with a mantissa from 0.5 to 1: equal steps of it per octave.
-        mantissa, exponent = math.frexp(value_ms / _LOWEST_MS)
-        index = (exponent - 1) * _PER_OCTAVE + int(mantissa * _PER_MANTISSA) - _PER_OCTAVE
+        mantissa, exponent = frexp(value_ms * _PER_MS)
+        index = exponent * _PER_OCTAVE + int(mantissa * _PER_MANTISSA) - _PER_MANTISSA
         self._current[0 if index < 0 else index if index < _BUCKETS else _BUCKETS - 1] += 1
 
     def _rotate(self, now: float) -> None:
@@ -50,3 +53,22 @@ class Histogram:
                 octave, step = divmod(index + 1, _PER_OCTAVE)
                 return round(math.ldexp(_LOWEST_MS * (1.0 + step / _PER_OCTAVE), octave), 3)
         return None
+
+
+class RecentPeak:
+    """The highest of the values of the last minute, exactly: those that a later one has not outdone, highest first."""
+
+    __slots__ = ("_peaks",)
+
+    def __init__(self) -> None:
+        self._peaks: deque[tuple[float, int]] = deque()
+
+    def add(self, value: int, *, now: float) -> int:
+        """Take a value; return the highest of the last 60 s."""
+        peaks = self._peaks
+        while peaks and (peaks[-1][1] <= value):
+            peaks.pop()
+        peaks.append((now, value))
+        while peaks[0][0] <= now - _WINDOW_S:
+            peaks.popleft()
+        return peaks[0][1]

@@ -60,7 +60,10 @@ class Tables:
         self.control: list[tuple[Peer, Any]] = []
         self.epochs = itertools.count(1)
         self._timer_order = itertools.count()
-        self.draining = False  # nothing new is accepted
+        self.draining = False  # the end has begun: nothing new is accepted
+        self.memory_used: float | None = None
+        self.memory_paused = False  # nothing new is accepted until there is memory again
+        self.closed = False  # draining or memory_paused
         self.stopping = False  # workers are told to stop, none is started
         self.fenced = 0
         # Who shares the queues: the clients that asked for something in this spell of a second, or in the one before.

@@ -27,7 +27,7 @@ def start(config: Any = None, **overrides: Any) -> None:
     ("text", "problems"),
     [
         ("pools:\n  general:\n    sise: 2\n", [(3, "pools.general.sise", "did you mean 'size'?")]),
-        ("pools:\n  further: {size: two}\n", [(2, "pools.further.size", "auto or a whole number from 0 to 1024")]),
+        ("pools:\n  further: {size: two}\n", [(2, "pools.further.size", "auto, a whole number from 0 to 1024 or ")]),
         ("lms:\n  gpt:\n    model: openai/x\n    api_key: ${NO_SUCH_VARIABLE_OF_OURS}\n",
          [(4, "lms.gpt.api_key", "NO_SUCH_VARIABLE_OF_OURS is not set")]),
         ("log_level: ${NO_END\n", [(1, "log_level", "${NAME}")]),

@@ -537,7 +537,7 @@ def test_a_parked_client_notices_the_death_at_its_next_call(far_end: tuple[str, 
 def test_answers_sent_before_the_death_are_kept(far_end: tuple[str, Any]) -> None:
     with Client(far_end[0]) as client, Client(far_end[0]) as other:
         future = client.submit("echo", 1)
-        other.execute("requests")
+        wait_until(lambda: future.request_id in other.execute("order"), SOON_S, "the request's arrival")
         far_end[1].kill()
         far_end[1].wait()
         assert future.result(SOON_S) == 1
@@ -622,7 +622,7 @@ def test_a_future_keeps_its_connection_alive(far_end: tuple[str, Any]) -> None:
 
 def test_an_idle_client_uses_no_cpu(client: Client) -> None:
     done = threading.Event()
-    client.submit("echo", 1).add_done_callback(lambda _: done.set())
+    client.submit("echo", 1, deadline_s=0.05).add_done_callback(lambda _: done.set())
     assert done.wait(SOON_S)
     (thread,) = io_threads()
     assert thread.native_id is not None

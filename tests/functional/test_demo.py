@@ -41,6 +41,11 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     answered = int(re.search(r"(\d+) callers got their answer", out)[1])  # type: ignore[index]
     lost = int(re.search(r"(\d+) got WorkerLost", out)[1])  # type: ignore[index]
     assert answered + lost == story._LOAD_CALLS
+    ready_ms, answered_ms = map(
+        int,
+        re.search(r"general-\d\.2 took its place: ready after (\d+) ms, its first answer after (\d+) ms", out).groups(),  # type: ignore[union-attr]
+    )
+    assert 0 < ready_ms < answered_ms  # a call takes 40 ms
     before, after = map(int, re.search(r"test accuracy +(\d+) % → (\d+) %", out).groups())  # type: ignore[union-attr]
     assert after - before >= 20
     assert "shape (90, 256)" in out

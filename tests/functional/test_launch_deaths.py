@@ -119,11 +119,12 @@ def test_children_that_are_no_launchers_business_are_spared(stage: Stage) -> Non
 
 def test_a_nanny_may_die_at_any_moment(stage: Stage) -> None:
     rng, before = random.Random(11), set(children()) - {nanny_pid()}
+    nanny = 0
     for turn in range(10):
         names = [f"w{turn}.{number}" for number in range(3)]
         for name in names:
             stage.launch(name, BREEDER)
-        nanny = nanny_pid()
+        nanny = nanny_pid(dead=nanny)
         for _ in range(rng.randrange(6)):
             select.select([stage.launcher], [], [], 0.02)
             stage.events += stage.launcher.poll()

@@ -184,6 +184,23 @@ def test_a_deadline_ends_a_hanging_request_and_its_connection(models: Models) ->
         assert ask(lms) == "blue"
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("why", ["CANCELLED", "DEADLINE_EXCEEDED"])
+def test_a_stream_that_does_not_end_is_cut(models: Models, why: str, asynchronous: bool) -> None:
+    # A word each 5 ms, for 20 s: no wait is ever long enough to look up from.
+    with OpenAIServer(Answer(ANSWER.format("word " * 4000), latency_s=0.005)) as server:
+        began = time.monotonic()
+        call = Call(1, 1, "test", deadline=began + 0.3 if why == "DEADLINE_EXCEEDED" else None)
+        timer = threading.Timer(0.3, call.cancel if why == "CANCELLED" else time.monotonic)
+        timer.start()
+        with pytest.raises(BaseException, match=r"cancelled|deadline|TaskGroup") as stopped:
+            stream_of(models(server), call, asynchronous=asynchronous)
+        timer.join()
+        assert _stop_in(stopped.value).error.code == why
+        assert 0.25 < time.monotonic() - began < 3
+        server.wait_idle()
+
+
 @pytest.mark.parametrize("mode", ["sync", "async", "stream"])
 def test_a_cancelled_call_lets_go_of_its_request(models: Models, mode: str) -> None:
     with OpenAIServer(Answer(hang=True)) as server:
@@ -203,8 +220,7 @@ def test_a_cancelled_call_lets_go_of_its_request(models: Models, mode: str) -> N
             except CallStopped as stopped:
                 return stopped.error.code
             except BaseExceptionGroup as group:  # of the task group that streams
-                found = group.subgroup(CallStopped)
-                return "" if found is None else _first(found).error.code
+                return _stop_in(group).error.code
             return ""
 
         with ThreadPoolExecutor(1) as pool:
@@ -215,9 +231,12 @@ def test_a_cancelled_call_lets_go_of_its_request(models: Models, mode: str) -> N
         server.wait_idle()
 
 
-def _first(group: BaseExceptionGroup[CallStopped]) -> CallStopped:
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+def _stop_in(exc: BaseException) -> CallStopped:
+    """Return the CallStopped that was raised, by itself or within groups."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    assert isinstance(exc, CallStopped)
+    return exc
 
 
 def test_a_call_that_must_stop_sends_nothing(models: Models) -> None:

@@ -137,6 +137,17 @@ def test_a_spare_that_dies_before_it_is_ready_changes_nothing(client: Client) ->
     [
         (lambda client: client.resize("generl", 2), errors.NotFound, "general"),
         (lambda client: client.resize("general", 1025), errors.InvalidRequest, "1024"),
+        (lambda client: client.resize("general", (0, 2)), errors.InvalidRequest, "min"),
+        (lambda client: client.resize("general", {"min": 3, "max": 2}), errors.InvalidRequest, "max"),
+        (lambda client: client.resize("general", {"min": 3}), errors.InvalidRequest, "max"),
+        (
+            lambda client: client.execute("dspool.resize", {"pool": "general", "size": 2, "max": 1}),
+            errors.InvalidRequest, "2 to 1",
+        ),
+        (
+            lambda client: client.execute("dspool.resize", {"pool": "general", "size": 2, "max": "3"}),
+            errors.InvalidRequest, "max",
+        ),
         (lambda client: client.execute("dspool.resize", {"pool": "neural", "size": -1}), errors.InvalidRequest, "size"),
         (lambda client: client.execute("dspool.resize", {"pool": "general"}), errors.InvalidRequest, "size"),
         (lambda client: client.drain("general-1.999"), errors.NotFound, "general-1."),
@@ -160,12 +171,17 @@ def test_what_makes_no_sense_is_refused_with_advice(
 def test_the_awaited_client_asks_the_same(client: Client) -> None:
     async def ask() -> list[Any]:
         async with AsyncClient(client.endpoint) as other:
-            grown = await other.resize("general", 3)
+            grown = await other.resize("general", (3, 4))
             names = [row["id"] for row in await other.workers() if row["state"] != "exited"]
             told = await other.restart(names[0], grace_s=5.0)
-            return [grown["size"], told["replacing"] == names[:1], (await other.drain(names[1]))["leaving"]]
+            return [
+                grown["size"],
+                grown["max_size"],
+                told["replacing"] == names[:1],
+                (await other.drain(names[1]))["leaving"],
+            ]
 
-    assert asyncio.run(ask()) == [3, True, "drained"]
+    assert asyncio.run(ask()) == [3, 4, True, "drained"]
 
 
 # --- by themselves --------------------------------------------------------------------------------------

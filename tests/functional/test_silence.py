@@ -1,7 +1,7 @@
-"""Peers that live and say nothing: a line that carries nothing any more, a process that is stopped.
+"""Peers that live and say nothing: a line that carries nothing any more or is cut, a process that is stopped.
 
 The wire is local: a line goes silent only because a process at its end has stopped, and the death of a process is told
-by its pidfd, not by the line. What is promised holds all the same behind a line that really is silent.
+by its pidfd, not by the line. What is promised holds all the same behind a line that really is silent, or cut.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ from tests.support.waiting import wait_until
 
 BEAT_S, LIMIT_S = 0.1, 1.0
 # A client whose coordinator says nothing ends a call by itself, so much after its deadline at most.
-GUARD_S = 2.0
+GUARD_S = 0.5
+# Both ends of a line that is cut know it so soon.
+CUT_S = 2.0
 # A coordinator that stood still for so long kills nobody for having been silent meanwhile.
 STALL_S = 2.3
 LATE_S = 0.5  # of what is promised at a moment
+SLOTS = 8
 SILENCES = {"to the coordinator": {"down": False}, "from it": {"up": False}, "both ways": {}}
 
 
@@ -115,6 +118,32 @@ def test_a_client_behind_a_silent_line_keeps_its_deadlines_and_gets_each_answer_
     assert sorted(set(marks(evidence))) == sorted(marks(evidence))
 
 
+def test_a_client_whose_line_is_cut_is_told_and_costs_others_nothing(
+    orchestrator: Orchestrator, client: Client, run_dirs: Callable[[], Path], tmp_path: Path
+) -> None:
+    evidence = tmp_path / "marks"
+    with link_to(orchestrator, run_dirs()) as link, connect(link.endpoint) as far:
+        answered = far.submit("echo", 1)
+        assert answered.result(SOON_S) == 1
+        # More than the worker takes at once, without a deadline: some run, some stand by, some are queued.
+        futures = [far.submit("marker", mark(evidence, number, 0.3)) for number in range(20)]
+        await_under_way(client, 20)
+        wait_until(lambda: len(marks(evidence)) == SLOTS, SOON_S, "every slot at work")
+        link.cut()
+        cut_at = time.monotonic()
+        for future in futures:
+            assert isinstance(future.exception(SOON_S), errors.Unavailable)
+        assert time.monotonic() - cut_at <= CUT_S
+        with pytest.raises(errors.Unavailable):
+            far.execute("echo", 2)
+        assert answered.result(0) == 1
+        # The coordinator finds the line cut as it sends the first answer: what had not begun then does not run.
+        await_under_way(client, 0)
+        assert client.execute("echo", 3) == 3
+        ran = marks(evidence)
+        assert len(ran) == len(set(ran)) <= 2 * SLOTS
+
+
 def test_the_death_of_the_coordinator_is_noticed_through_a_silent_line(run_dirs: Callable[[], Path]) -> None:
     with (
         Orchestrator(**fleet()) as orchestrator, link_to(orchestrator, run_dirs()) as link,
@@ -173,6 +202,30 @@ def test_a_worker_behind_a_silent_line_is_replaced_and_what_it_says_late_is_not_
         assert under_way(client) == 0
     assert len(outcomes) == 4
     assert sorted(marks(evidence)) == [0, 1, 2, 3, 9]  # each once
+
+
+@pytest.mark.slow
+def test_a_worker_whose_line_is_cut_is_replaced(tmp_path: Path) -> None:
+    evidence = tmp_path / "marks"
+    with (
+        Orchestrator(**fleet()) as orchestrator,
+        orchestrator.client() as client,
+        line_to_workers(orchestrator) as link,
+    ):
+        client.deploy("marker", MARKER)
+        (first,) = client.workers()
+        os.kill(first["pid"], signal.SIGKILL)
+        wait_until(lambda: client.ping(deadline_s=SOON_S)["worker"] == "general-1.2", SOON_S, "the next worker")
+        running = client.submit("marker", mark(evidence, 1, 60.0))
+        wait_until(lambda: marks(evidence) == [1], SOON_S, "the call at work")
+        link.cut()
+        cut_at = time.monotonic()
+        error = running.exception(SOON_S)
+        assert time.monotonic() - cut_at <= LIMIT_S + 1.0 + LATE_S
+        assert isinstance(error, errors.WorkerLost)
+        assert (error.worker, error.executed) == ("general-1.2", "maybe")
+        assert client.execute("marker", mark(evidence, 2)).number == 2
+        assert marks(evidence) == [1, 2]
 
 
 # --- processes that are stopped -----------------------------------------------------------------------

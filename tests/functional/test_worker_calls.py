@@ -13,6 +13,7 @@ import pytest
 from bridge.protocol import codec
 from bridge.protocol.errors import (
     CANCELLED,
+    DEADLINE_EXCEEDED,
     INVALID_REQUEST,
     NOT_FOUND,
     REMOTE_ERROR,
@@ -166,11 +167,13 @@ def test_rows_that_do_not_add_up_are_refused(worker: WorkerProcess) -> None:
         assert error.code == INVALID_REQUEST
 
 
-def test_rows_after_a_cancellation_do_not_run(worker: WorkerProcess) -> None:
-    request = worker.hold(payload=rows(1, 2, 3)["payload"], rows=3)
-    worker.send(cancel(request))
+@pytest.mark.parametrize("code", [CANCELLED, DEADLINE_EXCEEDED])
+def test_rows_after_a_cancellation_or_the_deadline_do_not_run(worker: WorkerProcess, code: str) -> None:
+    request = worker.hold(**rows(1, 2, 3), deadline_ms=300.0 if code == DEADLINE_EXCEEDED else None)
+    if code == CANCELLED:
+        worker.send(cancel(request))
     outcomes = outcomes_of(worker.reply_to(request))
-    assert [decode_error(payload).code for _, payload in outcomes] == [CANCELLED] * 3
+    assert [decode_error(payload).code for _, payload in outcomes] == [code] * 3
     assert worker.others() == []  # one "holding", taken above: the other rows never began
 
 

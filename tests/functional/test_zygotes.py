@@ -162,6 +162,65 @@ def test_a_fork_is_like_a_fresh_process(stage: Stage) -> None:
     assert one != two
 
 
+def ordered_at_once(stage: Stage, zygote: ZygoteSpec, scripts: dict[str, str]) -> None:
+    """Launch workers so that their zygote finds all the orders when it looks. It must have forked one."""
+    pid = int(stage.launcher.log_tail("first")[0])
+    os.kill(pid, signal.SIGSTOP)
+    for worker_id, script in scripts.items():
+        stage.launch(worker_id, script, zygote=zygote)
+    assert not select.select([stage.launcher], [], [], 0.2)[0]  # the nanny has handed them on
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_workers_ordered_at_once_share_nothing(stage: Stage) -> None:
+    zygote = module(stage.folder, "ours", "import os\nimporter = os.getpid()\n")
+    stage.launch("first", "print(sys.modules['ours'].importer)", zygote=zygote)
+    stage.reaped("first")
+    script = """
+    import random
+    numbers = [name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
+    pipes = [name for name in numbers if os.readlink(f"/proc/self/fd/{name}").startswith("pipe:")]
+    print(sorted(map(int, numbers)), sorted(pipes), os.getppid())
+    print(random.random())
+    """
+    names = [f"w{number}" for number in range(20)]
+    ordered_at_once(stage, zygote, dict.fromkeys(names, script))
+    assert {stage.reaped(name).reason for name in names} == {Exited(0)}
+    said = [stage.launcher.log_tail(name) for name in names]
+    assert {lines[0] for lines in said} == {f"[0, 1, 2, 3, 4, 5] ['1', '2', '5'] {nanny_pid()}"}
+    assert len({lines[1] for lines in said}) == len(names)
+
+
+def test_a_process_in_between_that_is_killed_fails_one_birth(stage: Stage) -> None:
+    # The first process in between is killed at its second fork: nobody is told of that child.
+    zygote = module(
+        stage.folder,
+        "deadly",
+        """
+        import os, signal
+        importer, forks, mark = os.getpid(), 0, __file__ + ".killed"
+        def forked():
+            global forks
+            forks += os.getpid() != importer
+            if forks == 2 and not os.path.exists(mark):
+                open(mark, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.register_at_fork(after_in_parent=forked)
+        """,
+    )
+    stage.launch("first", "print(sys.modules['deadly'].importer)", zygote=zygote)
+    stage.reaped("first")
+    ordered_at_once(stage, zygote, dict.fromkeys("abcd", SLEEPER))
+    workers = {stage.launched("a"), stage.launched("c"), stage.launched("d")}
+    assert "ended with -9" in failure(stage, "b")
+
+    def below() -> set[int]:
+        return {each.pid for each in psutil.Process(nanny_pid()).children(recursive=True)}
+
+    zygotes = {root_pid(stage), int(stage.launcher.log_tail("first")[0])}
+    stage.wait_until(lambda: below() == zygotes | workers, 2.0, "the death of the child that nobody was told of")
+
+
 # --- deaths ---------------------------------------------------------------------------------------------
 
 

@@ -8,12 +8,13 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from bridge.protocol import messages as wire
-from pools.core import cancellation, dispatch, fleet, leaving, settlement
+from pools.core import admission, cancellation, dispatch, fleet, leaving, memory, scaling, settlement
 from pools.core.deadlines import Deadlines
 from pools.core.entries import WorkerEntry
-from pools.core.events import Kill, WorkerDied
+from pools.core.events import Kill, MemoryRead, WorkerDied
 from pools.core.restart import RestartPolicy
 from pools.core.states import SETTLED
+from pools.core.stats import RecentPeak
 
 _settle = settlement.settle
 _release = dispatch.release
@@ -21,6 +22,8 @@ _dispatch = dispatch.dispatch
 _give_back = dispatch.give_back
 _pop_due = Deadlines.pop_due
 _worker_lost = dispatch._worker_lost
+_refusal = admission._refusal
+_set_size = scaling.set_size
 _AGES_S: Final = 1e6
 
 
@@ -250,9 +253,109 @@ def a_timer_leaked() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def a_pool_that_does_not_grow() -> Iterator[None]:
+    """Bounds change nothing: the least size is the size."""
+    with patch.object(scaling, "_grow", lambda tables, pool, now: None):
+        yield
+
+
+@contextmanager
+def a_pool_that_does_not_shrink() -> Iterator[None]:
+    """What has grown stays."""
+    with patch.object(scaling, "_shrink", lambda tables, pool, peak_rows, now: None):
+        yield
+
+
+@contextmanager
+def a_pool_without_bounds() -> Iterator[None]:
+    """A pool grows beyond the most that it may have."""
+    with patch.object(scaling, "_size_with", lambda pool, more: pool.most + 1):
+        yield
+
+
+@contextmanager
+def a_hasty_growth() -> Iterator[None]:
+    """A pool grows as soon as anything waits."""
+    with patch.object(scaling, "GROW_AFTER_S", -1.0):
+        yield
+
+
+@contextmanager
+def a_hasty_shrink() -> Iterator[None]:
+    """A pool shrinks as soon as it needs fewer workers."""
+    with (
+        patch.object(RecentPeak, "add", lambda self, value, *, now: value),
+        patch.multiple(scaling, SHRINK_AFTER_S=0.0, SHRINK_EVERY_S=0.0),
+    ):
+        yield
+
+
+@contextmanager
+def a_growth_without_memory() -> Iterator[None]:
+    """A pool grows although memory is short."""
+    grow = scaling._grow
+
+    def growing(tables: Any, pool: Any, now: float) -> None:
+        with patch.object(tables, "memory_paused", False):
+            grow(tables, pool, now)
+
+    with patch.object(scaling, "_grow", growing):
+        yield
+
+
+@contextmanager
+def a_shrink_that_drops_work() -> Iterator[None]:
+    """A worker that leaves because its pool is resized is forgotten with what it runs."""
+
+    def set_size(tables: Any, pool: Any, size: int, why: str, now: float) -> None:
+        _set_size(tables, pool, size, why, now)
+        for worker in pool.lives.values():
+            if worker.stop_wanted:
+                worker.attempts.clear()
+
+    with patch.multiple(scaling, set_size=set_size), patch("pools.core.service.set_size", set_size):
+        yield
+
+
+@contextmanager
+def a_pause_ignored() -> Iterator[None]:
+    """Known routes are admitted although memory is short."""
+    on_memory_read = fleet._HANDLERS[MemoryRead]
+
+    def deaf(tables: Any, event: MemoryRead, now: float, peer: bytes) -> None:
+        on_memory_read(tables, event, now, peer)
+        tables.closed = tables.draining
+
+    with _handler(MemoryRead, deaf):
+        yield
+
+
+@contextmanager
+def a_pause_half_ignored() -> Iterator[None]:
+    """Routes that are not known yet are admitted although memory is short."""
+
+    def refusal(tables: Any, client: Any, pool: Any, message: Any) -> Any:
+        with patch.object(tables, "memory_paused", False):
+            return _refusal(tables, client, pool, message)
+
+    with patch.object(admission, "_refusal", refusal):
+        yield
+
+
+@contextmanager
+def a_pause_without_patience() -> Iterator[None]:
+    """Admission resumes as soon as there is a little memory."""
+    with patch.object(memory, "RESUME_BELOW", memory.PAUSE_AT):
+        yield
+
+
 BUGS: Final[tuple[Callable[[], AbstractContextManager[None]], ...]] = (
     a_dropped_settle, a_leaked_credit, a_missed_fence, a_fence_uncounted, a_double_dispatch, a_page_unread,
     a_deadline_ignored, a_recall_ignored, a_queue_out_of_order, a_death_unnoticed, a_cancellation_untold,
     a_grace_without_end, a_backoff_forgotten, a_lie_about_execution, a_death_too_many, a_client_charged_twice,
     an_answer_swapped, an_idle_worker, a_leaving_worker_given_work, a_dead_worker_killed, a_timer_leaked,
+    a_pool_that_does_not_grow, a_pool_that_does_not_shrink, a_pool_without_bounds, a_hasty_growth, a_hasty_shrink,
+    a_growth_without_memory, a_shrink_that_drops_work, a_pause_ignored, a_pause_half_ignored,
+    a_pause_without_patience,
 )  # fmt: skip

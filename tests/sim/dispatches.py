@@ -97,6 +97,8 @@ class Dispatches:
         ledger = self.ledger
         if ledger.drain_due is not None:
             broken("nothing accepted once draining", repr(case))
+        if ledger.memory_paused:
+            broken("nothing accepted while memory is short", repr(case))
         pool = ledger.pools.get(case.pool)
         if pool is None:
             broken("accepted by a pool", f"{case}: {case.pool!r}")

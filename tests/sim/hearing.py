@@ -11,6 +11,7 @@ from pools.core.events import (
     ClientGone,
     Drain,
     DrainWorker,
+    MemoryRead,
     ProgramDeployed,
     ProgramRemoved,
     ProtocolBroken,
@@ -25,6 +26,9 @@ from tests.sim.step import Step
 
 # Workers that may die while they hold a request unstarted; then it is lost.
 DEATHS: Final = 2
+# The parts of the memory in use between which admission stays as it is.
+PAUSED_FROM: Final = 0.9
+RESUMED_BELOW: Final = 0.85
 
 
 class Hearing:
@@ -53,6 +57,7 @@ class Hearing:
             ProgramDeployed: self._deployed,
             ProgramRemoved: self._removed,
             Drain: self._drain,
+            MemoryRead: self._memory,
             Resize: self._operated,
             Restart: self._operated,
             DrainWorker: self._operated,
@@ -185,7 +190,15 @@ class Hearing:
         ledger.operated = True
         ledger.drained_one = ledger.drained_one or type(event) is DrainWorker
         if type(event) is Resize and ledger.drain_due is None:
-            ledger.sizes[event.pool] = event.size
+            least, most = event.size, event.size if event.max_size is None else event.max_size
+            if 0 < least <= most or least == most == 0:
+                ledger.bounds[event.pool] = (least, most)
+
+    def _memory(self, event: MemoryRead, peer: bytes, now: float) -> None:
+        if event.used >= PAUSED_FROM:
+            self.ledger.memory_paused = True
+        elif event.used < RESUMED_BELOW:
+            self.ledger.memory_paused = False
 
     def _drain(self, event: Drain, peer: bytes, now: float) -> None:
         due = self.ledger.drain_due

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tests.sim.ledger import Broken
-from tests.sim.quiescence import audit_books, check_answers, settle_down, stop
+from tests.sim.quiescence import audit_books, check_answers, settle_down, shrink_down, stop
 from tests.sim.schedule import Schedule, describe, generate
 from tests.sim.story import Story
 from tests.sim.world import START_S, World
@@ -71,6 +71,7 @@ def _play(schedule: Schedule, seen: Counter[str], story: Story | None) -> None:
 
     world.run(done)
     settle_down(world)
+    shrink_down(world)
     stop(world)
     check_answers(world)
 

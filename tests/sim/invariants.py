@@ -14,14 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bridge.protocol import messages as wire
 from pools.core.deadlines import WIDTH_S
-from pools.core.events import Launch, Tick
+from pools.core.events import Launch, MemoryRead, Tick
+from pools.core.progress import running
 from tests.sim.dispatches import Dispatches
 from tests.sim.hearing import Hearing
 from tests.sim.kills import Kills
 from tests.sim.ledger import OPERATIONS, SETTLED, Ledger
 from tests.sim.outcomes import Outcomes, desk_of
 from tests.sim.restarts import Restarts
+from tests.sim.sizes import Sizes
 from tests.sim.step import Step, broken
 
 
@@ -37,6 +40,7 @@ class Auditor:
         self._hearing = Hearing(ledger, self.step, self.restarts, tables)
         self._dispatches = Dispatches(ledger, self.step, self.kills, tables, late)
         self._outcomes = Outcomes(ledger, self.step, tables)
+        self._sizes = Sizes(ledger, tables, late)
         self._fenced = 0
         # One call each: they run at every event and for every message.
         self.before = self._hearing.hear
@@ -84,6 +88,11 @@ class Auditor:
         self.step.lost.clear()
         if type(event) is Tick:
             self._after_tick(now)
+        elif type(event) is wire.Heartbeat:
+            self._check_progress(peer, now)
+        elif type(event) is MemoryRead and self.tables.memory_paused != self.ledger.memory_paused:
+            broken("admission pauses and resumes", f"at {event}: paused={self.tables.memory_paused}")
+        self._sizes.after(event, now)
         self._check_step()
 
     def _after_bad_id(self, event: Any) -> None:
@@ -100,6 +109,15 @@ class Auditor:
         if ledger.drain_due is not None and now >= ledger.drain_due and ledger.open:
             broken("drained within the budget", f"{len(ledger.open)} requests are open")
         self.kills.check_overdue(now)
+
+    def _check_progress(self, peer: bytes, now: float) -> None:
+        """What is listed as running is held by its worker, and has begun."""
+        desk = self.ledger.by_peer[peer]
+        for row in running(self.tables.workers[desk.worker_id], now):
+            begun = [epoch for epoch, case in desk.attempts.items() if case.request_id == row["request_id"]]
+            if not begun or not desk.marked(begun[0]) or row["running_s"] > now - desk.launched_at:
+                broken("what is listed runs", f"{row} at {desk.worker_id}")
+            self.ledger.seen["progress listed"] += 1
 
     def _check_step(self) -> None:
         """Check the cheap part of the books: counters, credits, idle workers beside a queue."""

@@ -33,16 +33,20 @@ class Broken(Exception):
 class Case:
     """One request.
 
-    rank: its place in its pool's queue, lowest first. started: user code ran. deaths: workers that died holding it
-    unstarted. told: the last epoch whose worker was asked to give it back or to stop.
+    came_at: when the fleet heard of it. rank: its place in its pool's queue, lowest first. started: user code ran.
+    deaths: workers that died holding it unstarted. told: the last epoch whose worker was asked to give it back or to
+    stop.
     """
 
     __slots__ = (
-        "answered_cancel", "cancel", "client_asked", "deadline", "deaths", "desk", "epoch", "flags", "operation",
-        "peer", "pool", "rank", "request_id", "rows", "started", "state", "told",
+        "answered_cancel", "came_at", "cancel", "client_asked", "deadline", "deaths", "desk", "epoch", "flags",
+        "operation", "peer", "pool", "rank", "request_id", "rows", "started", "state", "told",
     )  # fmt: skip
 
-    def __init__(self, message: wire.Request, peer: bytes, pool: str, deadline: float | None, number: int) -> None:
+    def __init__(
+        self, message: wire.Request, peer: bytes, pool: str, deadline: float | None, number: int, now: float
+    ) -> None:
+        self.came_at = now
         self.request_id = message.request_id
         self.operation = message.operation
         self.rows = message.rows
@@ -130,8 +134,10 @@ class Ledger:
         self.last_id: dict[bytes, int] = {}
         self.client_rows: Counter[bytes] = Counter()
         self.programs: dict[str, str] = {}
-        self.sizes = {pool.name: pool.size for pool in config.pools}
-        self.operated = any(pool.max_requests for pool in config.pools)  # workers may be told to leave
+        self.bounds = {pool.name: (pool.size, pool.max_size or pool.size) for pool in config.pools}
+        self.memory_paused = False
+        # Workers may be told to leave.
+        self.operated = any(pool.max_requests or pool.memory_limit_mb or pool.max_size for pool in config.pools)
         self.drained_one = False
         self.drain_due: float | None = None
         self._numbers = 0
@@ -156,7 +162,7 @@ class Ledger:
         if deadline_ms is None and pool is not None and pool.default_deadline_s is not None:
             deadline_ms = pool.default_deadline_s * 1000.0
         deadline = None if deadline_ms is None else now + deadline_ms / 1000.0
-        return Case(message, peer, name, deadline, self.next_number())
+        return Case(message, peer, name, deadline, self.next_number(), now)
 
     # --- the moves of a case ------------------------------------------------------------------------
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig
-from pools.core.events import Drain, DrainWorker, Exited, ProgramDeployed, ProgramRemoved, Resize, Restart, Signalled
+from pools.core.events import (
+    Drain,
+    DrainWorker,
+    Exited,
+    MemoryRead,
+    ProgramDeployed,
+    ProgramRemoved,
+    Resize,
+    Restart,
+    Signalled,
+)
 from tests.sim.worker import SIGKILL, Process, Work
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ _ENDINGS: Final = ("ok",) * 12 + ("error", "hang", "hang", "deaf", "crash", "cra
 _RUNS_S: Final = (0.0001, 0.0001, 0.002, 0.008, 0.03, 0.03, 0.2, 1.5)
 _DEADLINES_MS: Final = (None, None, None, None, 8.0, 40.0, 40.0, 300.0, 2000.0)
 _ROWS: Final = (1, 1, 1, 1, 1, 2, 5)
+_MEMORY: Final = (0.5, 0.5, 0.84, 0.85, 0.87, 0.9, 0.93, 0.99)
 _CURSES: Final = ("boot failed", "boot failed", "exits", "launch failed", "hangs", "mute")
 
 
@@ -94,6 +105,11 @@ def _burst(world: World, count: int, *request: Any) -> None:
         _submit(world, *request)
 
 
+def _jam(world: World, count: int) -> None:
+    for _ in range(count):
+        _submit(world, 1, "slow", "", 1, None, Work(0.1, "hang"))
+
+
 def _draw_crowd(random: Random, config: FleetConfig) -> tuple[Any, ...]:
     return (2 + int(random.random() * 8), *_draw_submit(random, config)[1:])
 
@@ -138,7 +154,7 @@ def _leave(world: World, number: int, how: str, notice_s: float) -> None:
 
 def _place(random: Random, config: FleetConfig) -> str:
     pool = pick(random, config.pools)
-    return f"{pool.name}-{1 + int(random.random() * pool.size)}"
+    return f"{pool.name}-{1 + int(random.random() * (pool.max_size or pool.size))}"
 
 
 def _on_process(what: Callable[..., object]) -> Callable[..., None]:
@@ -180,8 +196,12 @@ def _curse(world: World, place: str, how: str, lives: int) -> None:
 # --- operators --------------------------------------------------------------------------------------
 
 
-def _resize(world: World, pool: str, size: int) -> None:
-    world.shell.look(world.shell.step, Resize(pool, size))
+def _draw_resize(random: Random, config: FleetConfig) -> tuple[Any, ...]:
+    return pick(random, config.pools).name, int(random.random() * 4), pick(random, (None, None, 2, 4))
+
+
+def _resize(world: World, pool: str, size: int, max_size: int | None) -> None:
+    world.shell.look(world.shell.step, Resize(pool, size, max_size))
 
 
 def _retire(world: World, process: Process) -> None:
@@ -194,6 +214,14 @@ def _restart(world: World, target: str, grace_s: float | None) -> None:
 
 
 # --- the rest ---------------------------------------------------------------------------------------
+
+
+def _leak(world: World, process: Process) -> None:
+    process.leak(64 << 20)
+
+
+def _read_memory(world: World, used: float) -> None:
+    world.shell.look(world.shell.step, MemoryRead(used))
 
 
 def _stall(world: World, for_s: float) -> None:
@@ -262,9 +290,9 @@ MOVES: Final[dict[str, MoveKind]] = {
     ),
     "resize": MoveKind(
         4,
-        lambda random, config: (pick(random, config.pools).name, int(random.random() * 4)),
+        _draw_resize,
         _resize,
-        "pool {0} to {1}",
+        "pool {0} to {1}, max_size={2}",
     ),
     "retire": MoveKind(
         3, lambda random, config: (_place(random, config),), _on_process(_retire), "{0} is taken out of service"
@@ -283,6 +311,11 @@ MOVES: Final[dict[str, MoveKind]] = {
         lambda random, _: (pick(random, (0.002, 0.03, 0.3, 7.0)),),
         _stall,
         "the coordinator stands still for {0} s",
+    ),
+    "memory": MoveKind(6, lambda random, _: (pick(random, _MEMORY),), _read_memory, "{0} of it is used"),
+    "leak": MoveKind(2, lambda random, config: (_place(random, config),), _on_process(_leak), "{0} takes 64 MiB"),
+    "jam": MoveKind(
+        2, lambda random, _: (2 + int(random.random() * 8),), _jam, "client 1 sends {0} requests that hang"
     ),
     "deploy": MoveKind(3, lambda random, config: (pick(random, config.pools).name,), _deploy, "program qa to pool {0}"),
     "undeploy": MoveKind(1, lambda random, _: (), _undeploy, "program qa"),

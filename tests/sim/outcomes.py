@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bridge.protocol import messages as wire
-from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, BridgeError, decode_error
+from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, OVERLOADED, BridgeError, decode_error
 from pools.core.events import Tick, WorkerExited
 from tests.sim.hearing import DEATHS
 from tests.sim.ledger import OUT, QUEUED, SETTLED, Case, Desk, Ledger, label
@@ -125,10 +125,16 @@ class Outcomes:
         if case is None or case.request_id != reply.request_id or case.peer != peer:
             broken("answers go to who asked", f"a Reply to {label(reply.request_id)} for {peer!r}")
         self.step.asking = None
-        code = decode_error(reply.payload or b"").code
-        if reply.status != wire.ERROR or code not in _REFUSALS:
-            broken("refusals are typed", f"{case}: {code}")
-        self.ledger.seen[f"refused {code}"] += 1
+        error = decode_error(reply.payload or b"")
+        if reply.status != wire.ERROR or error.code not in _REFUSALS:
+            broken("refusals are typed", f"{case}: {error.code}")
+        if error.code == OVERLOADED and error.details["retry_after_s"] <= 0.0:
+            broken("refusals say when to try again", f"{case}: {error.details}")
+        if error.message.startswith("memory is"):
+            if not self.ledger.memory_paused:
+                broken("refused for memory while it is short", f"{case}: {error.message}")
+            self.ledger.seen["refused for memory"] += 1
+        self.ledger.seen[f"refused {error.code}"] += 1
 
     def _check_cancel_reply(self, peer: bytes, message: wire.CancelReply) -> None:
         self.ledger.seen[f"cancelled {message.stage}/{message.how}"] += 1

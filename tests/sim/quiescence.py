@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pools.core.events import Drain
 from tests.sim.ledger import Broken, label
+from tests.sim.sizes import LOOKS_EVERY_S, SHRINKS_AFTER_S, SHRINKS_EVERY_S
 from tests.support.fleet import Sim, check_books
 
 if TYPE_CHECKING:
@@ -82,12 +83,29 @@ def _is_quiet(world: World) -> bool:
 
 
 def _is_complete(world: World, pool: Any) -> bool:
-    """Whether a pool has just the workers that it is to have: as many as its size, but for those taken out."""
-    wanted, ledger = len(pool.wanted), world.ledger
+    """Whether a pool has just the workers that it is to have: as many as its bounds say, but for those taken out."""
+    wanted, (least, most) = len(pool.wanted), world.ledger.bounds[pool.name]
     if len(pool.ready) != wanted or len(pool.lives) != wanted or pool.succession is not None:
         return False
-    permanent = ledger.pools[pool.name].restart.type == "permanent"
-    return wanted == ledger.sizes[pool.name] if permanent and not ledger.drained_one else True
+    permanent = world.ledger.pools[pool.name].restart.type == "permanent"
+    return least <= wanted <= most if permanent and not world.ledger.drained_one else True
+
+
+def shrink_down(world: World) -> None:
+    """Let nothing be asked for a while: pools that have grown have their least size again."""
+    pools, bounds = world.fleet._tables.pools, world.ledger.bounds
+    grown = [pool for name, pool in pools.items() if len(pool.wanted) > bounds[name][0]]
+    if not grown or world.ledger.drain_due is not None:
+        return
+    steps = max(len(pool.wanted) - bounds[pool.name][0] for pool in grown)
+    limit = world.clock.now + SHRINKS_AFTER_S + SHRINKS_EVERY_S * steps + LOOKS_EVERY_S
+
+    def is_small() -> bool:
+        return all(len(pool.wanted) <= bounds[pool.name][0] for pool in grown)
+
+    world.run(lambda: is_small() or world.clock.now >= limit)
+    if not is_small():
+        raise Broken("pools shrink when nobody needs them", f"{[(pool.name, pool.size) for pool in grown]}")
 
 
 def stop(world: World) -> None:

@@ -91,12 +91,14 @@ def _config(random: Random) -> FleetConfig:
     grace_s = pick(random, (0.2, 1.0, 5.0))
 
     max_requests = pick(random, (0, 0, 0, 0, 3))
+    memory_limit_mb = pick(random, (0, 0, 8))
+    room = pick(random, (0, 0, 0, 1, 3))
 
     def pool(name: str, size: int, default_deadline_s: float | None) -> PoolConfig:
         return PoolConfig(
-            name=name, size=size, slots=pick(random, (1, 1, 2, 3)), prefetch=prefetch, max_queue=max_queue,
-            max_requests=max_requests, grace_s=grace_s, default_deadline_s=default_deadline_s,
-            heartbeat_limit_s=5.0, restart=restart,
+            name=name, size=size, max_size=size + room if room else None, slots=pick(random, (1, 1, 2, 3)),
+            prefetch=prefetch, max_queue=max_queue, max_requests=max_requests, memory_limit_mb=memory_limit_mb,
+            grace_s=grace_s, heartbeat_limit_s=5.0, default_deadline_s=default_deadline_s, restart=restart,
         )  # fmt: skip
 
     pools = [pool("general", pick(random, (1, 1, 2, 3)), None)]
@@ -111,9 +113,9 @@ def describe(config: FleetConfig) -> list[str]:
     for pool in config.pools:
         restart = pool.restart
         lines.append(
-            f"pool {pool.name}: size={pool.size} slots={pool.slots} prefetch={pool.prefetch} "
+            f"pool {pool.name}: size={pool.size} max_size={pool.max_size} slots={pool.slots} prefetch={pool.prefetch} "
             f"max_queue={pool.max_queue} grace_s={pool.grace_s} default_deadline_s={pool.default_deadline_s} "
-            f"max_requests={pool.max_requests} "
+            f"max_requests={pool.max_requests} memory_limit_mb={pool.memory_limit_mb} "
             f"{restart.type}, restarts {restart.max_restarts} in {restart.window_s} s"
         )
     return lines

@@ -108,6 +108,8 @@ class Shell:
         kind = type(effect)
         if kind is Log:
             self._world.seen[f"log {effect.event}"] += 1
+            if effect.event == "worker_replacing" and "memory" in str(effect.fields["why"]):
+                self._world.seen["recycled for memory"] += 1
             return
         self._world.note_send(b"launcher", effect)
         if kind is Launch:

@@ -59,8 +59,9 @@ class Process:
         self._booted = False
         self._waiting: dict[int, wire.Request] = {}
         self._running: dict[int, wire.Request] = {}
+        self._began: dict[int, float] = {}
+        self._rss_bytes = 1 << 20
         self._stood_still: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._beats = False
 
     def _arrived(self, message: wire.Message) -> None:
         self._world.shell.heard_worker(self.desk, message)
@@ -89,8 +90,7 @@ class Process:
 
     def _hello(self) -> None:
         self.up.send(wire.Hello(role="worker", worker_id=self.desk.worker_id, pid=1))
-        self._beats = True
-        self._later(BEAT_S, self._beat)
+        self._later(BEAT_S, self._beat_regularly)
         took_s = 0.3 * self._noise.next() ** 2
         if self._boot == "ok":
             self._later(took_s, self._ready)
@@ -108,9 +108,21 @@ class Process:
         self.up.send(wire.BootFailed(payload=_NO_BOOT))
         self.die(Exited(1))
 
+    def _beat_regularly(self) -> None:
+        self._beat()
+        self._later(BEAT_S, self._beat_regularly)
+
+    def leak(self, rss_bytes: int) -> None:
+        """Have so much memory from now on, and say what it had and has."""
+        self.do(self._beat)
+        self._rss_bytes = rss_bytes
+        self.do(self._beat)
+
     def _beat(self) -> None:
-        self.up.send(wire.Heartbeat(rss_bytes=1 << 20, running=len(self._running), queued=len(self._waiting)))
-        self._later(BEAT_S, self._beat)
+        run_ms = {epoch: (self._clock.now - self._began[epoch]) * 1000.0 for epoch in self._running}
+        attempts = [(epoch, ms, 0, 0, ms) for epoch, ms in run_ms.items()]
+        running, queued = len(self._running), len(self._waiting)
+        self.up.send(wire.Heartbeat(rss_bytes=self._rss_bytes, running=running, queued=queued, attempts=attempts))
 
     def die(self, reason: ExitReason, *, silently: bool = False) -> None:
         """End the process. What it has sent is on its way, unless it dies silently: then that is lost too."""
@@ -169,6 +181,7 @@ class Process:
         while self._waiting and len(self._running) < self._slots:
             request = self._waiting.pop(next(iter(self._waiting)))
             self._running[request.epoch] = request
+            self._began[request.epoch] = self._clock.now
             self._ledger.ran(self.desk, request)
             work = self._world.works[request.request_id]
             if work.events:
@@ -186,7 +199,7 @@ class Process:
         if ending == "crash":
             self.die(Signalled(SIGSEGV))
             return
-        del self._running[request.epoch]
+        del self._running[request.epoch], self._began[request.epoch]
         if ending == "error":
             self._reply(request, wire.ERROR, _FAILED)
         elif ending == "cancelled":

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
+from pools.core.events import MemoryRead
 from pools.core.fleet import Fleet
 from tests.sim.client import Client
 from tests.sim.clock import Clock
@@ -83,6 +84,7 @@ class World:
         """Stop all mischief: whatever hangs comes to its end, and no curse holds."""
         self._is_calm = True
         self.launcher.curses.clear()
+        self.shell.look(self.shell.step, MemoryRead(0.5))
         for process in list(self.processes.values()):
             process.let_go()
 

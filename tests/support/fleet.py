@@ -37,6 +37,7 @@ def pool(
     name: str = "general",
     *,
     size: int = 1,
+    max_size: int | None = None,
     slots: int = 2,
     prefetch: int | None = 1,
     default_deadline_s: float | None = None,
@@ -52,6 +53,7 @@ def pool(
     return PoolConfig(
         name=name,
         size=size,
+        max_size=max_size,
         slots=slots,
         prefetch=prefetch,
         default_deadline_s=default_deadline_s,
@@ -331,6 +333,7 @@ def check_books(sim: Sim) -> None:
         assert (worker in worker.pool.ready) == (worker.state == READY and not sim.processes[worker.worker_id].dead)
     for one in tables.pools.values():
         _check_pool(sim, one)
+    assert tables.closed == (tables.draining or tables.memory_paused)
     totals = sim.fleet.stats(sim.now)["requests"]
     assert totals["accepted"] == totals["settled"] + totals["queued"] + totals["in_flight"]
     assert totals["settled"] >= totals["cancelled"]
@@ -354,6 +357,8 @@ def _check_pool(sim: Sim, one: PoolEntry) -> None:
 
 def _check_places(one: PoolEntry) -> None:
     """Nobody holds two places, no place is held by two, and whoever has none leaves or is a spare."""
+    assert one.least <= one.size <= one.most
+    assert list(one.places) == sorted(one.places)
     holders = [place.worker for place in one.places.values() if place.worker is not None]
     assert len(holders) == len(set(holders))
     assert all(one.lives[worker.worker_id] is worker for worker in holders)

@@ -1,4 +1,4 @@
-"""Kills in a row, and what they cost: coordinators under load, workers in mid-call.  scripts/kills --help
+"""Kills in a row, and what they cost: coordinators under load, workers in mid-call.
 
 Each coordinator's successor, on the same folders, is the next victim. What is left of a dead one is looked for in two
 ways: among the descendants noted before the kill, and by a mark that all its processes inherit in their environment, so
@@ -7,19 +7,15 @@ that nobody who was forked in the last moment is missed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import secrets
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -194,40 +190,3 @@ def report(kills: list[Any]) -> dict[str, dict[str, float | bool]]:
         kept = (most if name in ("left", "gone_s") else p99) <= limit
         found[name] = {"p50": quantile(values, 0.5), "p99": p99, "max": most, "limit": limit, "kept": kept}
     return found
-
-
-_KILLERS: dict[str, Callable[[argparse.Namespace], Generator[Any, None, None]]] = {
-    "coordinator": lambda wanted: kill_coordinators(wanted.times, wanted.seed),
-    "worker": lambda wanted: kill_workers(wanted.times),
-}
-
-
-def main() -> int:
-    """Kill, print, and return 1 where a limit is broken."""
-    parser = argparse.ArgumentParser(prog="scripts/kills", description="Kill again and again; tell what each kill cost")
-    parser.add_argument("who", nargs="?", choices=_KILLERS, default="coordinator", help="the victims (coordinator)")
-    parser.add_argument("--times", type=int, default=1000, metavar="N", help="how many (1000)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), metavar="S", help="begin no other after so long")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments of the kills (0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every kill as JSON")
-    wanted = parser.parse_args()
-    until, kills = time.monotonic() + wanted.seconds, []
-    with closing(_KILLERS[wanted.who](wanted)) as victims:
-        for kill in victims:
-            kills.append(kill)
-            if len(kills) % 25 == 0:
-                print(f"{len(kills)} of {wanted.times}", file=sys.stderr, flush=True)
-            if time.monotonic() >= until:
-                break
-    figures = report(kills)
-    print(f"{len(kills)} SIGKILLs, each to a {wanted.who}\n{'':<10}{'p50':>8}{'p99':>8}{'max':>8}{'limit':>8}")
-    for name, figure in figures.items():
-        numbers = "".join(f"{figure[key]:>8.3f}" for key in ("p50", "p99", "max", "limit"))
-        print(f"{name:<10}{numbers}  {'ok' if figure['kept'] else 'BROKEN'}")
-    if wanted.json is not None:
-        wanted.json.write_text(json.dumps({"figures": figures, "kills": list(map(asdict, kills))}, indent=1) + "\n")
-    return 0 if all(figure["kept"] for figure in figures.values()) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -154,11 +154,11 @@ def noted(folder: Path, name: str) -> int:
     return int((folder / name).read_text())
 
 
-def nanny_pid() -> int:
-    """Return the pid of this process' only nanny."""
+def nanny_pid(dead: int = 0) -> int:
+    """Return the pid of this process' only nanny. dead: one that was killed, and may not be gone yet."""
 
     def found() -> list[int]:
-        return [pid for pid in children() if b"nanny.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children() if pid != dead and b"nanny.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     # A process that is just being executed has no command line for a moment.
     return wait_until(found, WAIT_S, "the nanny")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -19,6 +20,15 @@ from bridge.worker.call import Call, CallStopped, current_call
 seen: contextvars.ContextVar[str] = contextvars.ContextVar("seen", default="nothing")
 
 
+_FAMILY = """
+import subprocess, sys
+block = b"x" * (int(sys.argv[1]) << 20)
+with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as grandchild:
+    print("ready", flush=True)
+    grandchild.communicate(sys.stdin.buffer.read())
+"""
+
+
 class BadText(Exception):
     def __str__(self) -> str:
         raise KeyboardInterrupt
@@ -30,6 +40,23 @@ def hold(args: Any, call: Call) -> Any:
     call.cancelled.wait(call.remaining_s())
     call.check()
     return "not stopped"
+
+
+def hold_used(args: Any, call: Call) -> Any:
+    """Hold, two LM calls later."""
+    call.used(lm_calls=2)
+    return hold(args, call)
+
+
+def hold_family(args: Any, call: Call) -> Any:
+    """Hold while a child has `mb` of memory, and a child of its own."""
+    with subprocess.Popen([sys.executable, "-c", _FAMILY, str(args["mb"])], stdout=-1, stdin=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            return hold(args, call)
+        finally:
+            child.communicate(b"end")
 
 
 def ignore(args: Any, call: Call) -> Any:
@@ -96,6 +123,8 @@ class Operations:
             "echo": lambda args, call: args,
             "queued_echo": lambda args, call: args,
             "hold": hold,
+            "hold_used": hold_used,
+            "hold_family": hold_family,
             "ignore": ignore,
             "fail": fail,
             "events": events,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.arguments import parse_pairs, parse_target, parse_value, read_args
+from orchestrator.cli.arguments import parse_pairs, parse_size, parse_target, parse_value, read_args
 from orchestrator.errors import InvalidRequest
 
 
@@ -81,6 +81,17 @@ def test_a_target_is_text_or_a_mapping() -> None:
     assert parse_target(' {"module": "dspy.Predict"}') == {"module": "dspy.Predict"}
     with pytest.raises(InvalidRequest, match="no JSON"):
         parse_target("{module}")
+
+
+@pytest.mark.parametrize(("text", "size"), [("4", 4), ("0", 0), ("1:8", (1, 8)), ("3:3", (3, 3))])
+def test_a_size_is_a_number_or_two(text: str, size: object) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:", ":8", "-1", "1:2:3", "1.5"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="MIN:MAX"):
+        parse_size(text)
 
 
 def test_what_is_nested_too_deep_is_refused_by_name() -> None:

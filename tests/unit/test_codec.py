@@ -23,7 +23,18 @@ from bridge.protocol.codec import (
     pack_outcomes,
     unpack_outcomes,
 )
-from bridge.protocol.messages import PROTOCOL_VERSION, TYPES, Cancel, Event, Heartbeat, Hello, Message, Reply, Request
+from bridge.protocol.messages import (
+    BEAT_ATTEMPTS,
+    PROTOCOL_VERSION,
+    TYPES,
+    Cancel,
+    Event,
+    Heartbeat,
+    Hello,
+    Message,
+    Reply,
+    Request,
+)
 
 GOOD = Request(request_id=7, operation="echo", payload=b"\x01", epoch=3)
 LARGE = b"x" * (INLINE_BYTES + 1)
@@ -39,6 +50,12 @@ MESSAGES = (
     )
     | st.builds(Reply, request_id=st.integers(0, 2**62), status=st.integers(0, 2), cost_usd=st.none() | st.just(0.5))
     | st.builds(Event, kind=st.text(st.characters(codec="utf-8"), max_size=5), payload=st.binary(max_size=9))
+    | st.builds(
+        Heartbeat,
+        attempts=st.lists(
+            st.tuples(*[st.integers(0, 99), st.floats(0, 9), *[st.integers(0, 99)] * 2, st.floats(0, 9)])
+        ),
+    )
     | st.builds(Cancel, force=st.booleans(), epoch=st.integers(0, 2**62))
 )
 
@@ -67,6 +84,19 @@ def test_what_is_packed_is_read_back_in_order(messages: list[Message]) -> None:
 def test_every_type_travels(kind: type[Message]) -> None:
     message = kind(operation="echo") if kind is Request else kind()
     assert decode(encode_frames([message])[0]).messages == [message]
+
+
+@pytest.mark.parametrize("beside", [[], [GOOD]], ids=["alone", "in company"])
+def test_a_beat_tells_of_as_many_attempts_as_it_may(beside: list[Message]) -> None:
+    attempts = [(2**62 + number, 1e9 - number, 4096, 10**6, 0.25) for number in range(BEAT_ATTEMPTS)]
+    messages = [*beside, Heartbeat(rss_bytes=2**40, running=500, queued=9, attempts=attempts), *beside]
+    assert decode(encode_frames(messages)[0]) == Decoded(messages)
+
+
+@pytest.mark.parametrize("attempts", [5, [5], [[1, 2.0, 3, 4]], [[1, 2.0, 3, 4, "5"]], [[0] * 5] * (BEAT_ATTEMPTS + 1)])
+def test_a_beat_of_other_attempts_is_refused(attempts: Any) -> None:
+    bad = bytes(msgpack.packb([1, 13, 9, b"", 1, 2, 3, attempts]))
+    assert decode([encode(GOOD)[0] + bad]).messages == [GOOD]
 
 
 def test_nothing_to_send_is_no_frame() -> None:
@@ -200,8 +230,10 @@ def test_unknown_types_are_skipped_with_their_bodies() -> None:
 
 def test_other_versions_of_a_message_are_read() -> None:
     assert decode([head()]).messages == [Heartbeat(request_id=9)]
-    newer = bytes(msgpack.packb([1, 13, 9, b"", 1, 2, 3, "new", [1, 2]]))
-    assert decode([newer]).messages == [Heartbeat(request_id=9, rss_bytes=1, running=2, queued=3)]
+    older = bytes(msgpack.packb([1, 13, 9, b"", 1, 2, 3]))
+    newer = bytes(msgpack.packb([1, 13, 9, b"", 1, 2, 3, [], "new", [1, 2]]))
+    for one in (older, newer):
+        assert decode([one]).messages == [Heartbeat(request_id=9, rss_bytes=1, running=2, queued=3)]
     assert decode([bytes(msgpack.packb([1, 1, 0, b""]))]).messages == [Hello()]
 
 

@@ -18,6 +18,7 @@ from pools.neural import NEURAL
 from pools.optimizer import OPTIMIZER
 
 MACHINE = Machine(cores=8, gpus=2)
+SIZE = "must be auto, a whole number from 0 to 1024 or {min: …, max: …}"
 Load = Callable[..., Settings]
 
 
@@ -325,7 +326,7 @@ lms:
     assert problems_of(lambda: load_text(text)) == [
         ("dspool.yaml:3", "pools.general.sise", "unknown key; did you mean 'size'?"),
         ("dspool.yaml:4", "pools.general.slots", "must be a valid integer, got True"),
-        ("dspool.yaml:6", "pools.neural.size", "must be auto or a whole number from 0 to 1024, got 99999"),
+        ("dspool.yaml:6", "pools.neural.size", SIZE + ", got 99999"),
         ("dspool.yaml:7", "limit", "unknown key; did you mean 'limits'?"),
         ("dspool.yaml:8", "log_level", "must be 'debug', 'info', 'warning' or 'error', got 'trace'"),
         ("dspool.yaml:10", "lms.gpt.model", "is required"),
@@ -340,6 +341,8 @@ lms:
         ("pools: {general: {size: 1.5}}", "pools.general.size"),
         ("pools: {general: {size: -1}}", "pools.general.size"),
         ("pools: {general: {size: '4'}}", "pools.general.size"),
+        ("pools: {general: {size: [1, 8]}}", "pools.general.size"),
+        ("pools: {general: {size: }}", "pools.general.size"),
         ("pools: {general: {slots: 0}}", "pools.general.slots"),
         ("pools: {general: {prefetch: 257}}", "pools.general.prefetch"),
         ("pools: {general: {launcher: fork}}", "pools.general.launcher"),
@@ -437,6 +440,70 @@ def test_a_named_file_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert problems_of(lambda: load(tmp_path, environ={}))[0][2] == "cannot be read: Is a directory"
 
 
+# --- sizes with bounds ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "size"),
+    [
+        ("{min: 2, max: 8}", {}, (2, 8)),
+        ("{max: 8}", {}, (1, 8)),
+        ("{min: 3, max: 3}", {}, (3, None)),
+        ("4", {}, (4, None)),
+        ("auto", {}, (8, None)),
+        ("{min: 2, max: 8}", {"MAX": "4"}, (2, 4)),
+        ("{min: 2, max: 8}", {"MIN": "3", "MAX": "4"}, (3, 4)),
+        ("4", {"MAX": "6"}, (1, 6)),
+    ],
+)
+def test_a_size_is_auto_a_number_or_bounds(
+    load_text: Load, text: str, environ: dict[str, str], size: tuple[int, int | None]
+) -> None:
+    variables = {f"DSPOOL_POOLS__GENERAL__SIZE__{name}": value for name, value in environ.items()}
+    found = pool(load_text(f"pools: {{general: {{size: {text}}}}}", variables))
+    assert (found.size, found.max_size) == size
+
+
+def test_bounds_come_from_one_variable_or_an_override_too(load_text: Load) -> None:
+    found = pool(load_text("", {"DSPOOL_POOLS__GENERAL__SIZE": "{min: 1, max: 3}"}))
+    assert (found.size, found.max_size) == (1, 3)
+    found = pool(load_text("pools: {general: {size: {min: 2, max: 8}}}", pools={"general": {"size": {"max": 5}}}))
+    assert (found.size, found.max_size) == (2, 5)
+
+
+def test_every_mistake_in_bounds_is_told_with_its_line(load_text: Load) -> None:
+    text = """pools:
+  general:
+    size:
+      min: 0
+      max: '8'
+  optimizer:
+    size:
+      mn: 1
+  neural:
+    size:
+      min: 4
+      max: 2
+  more:
+    size: {min: 1, max: 1025}
+"""
+    assert problems_of(lambda: load_text(text)) == [
+        ("dspool.yaml:4", "pools.general.size.min", "must be greater than or equal to 1, got 0"),
+        ("dspool.yaml:5", "pools.general.size.max", "must be a valid integer, got '8'"),
+        ("dspool.yaml:7", "pools.optimizer.size.max", "is required"),
+        ("dspool.yaml:8", "pools.optimizer.size.mn", "unknown key; did you mean 'min'?"),
+        ("dspool.yaml:12", "pools.neural.size.max", "must not be below min (4), got 2"),
+        ("dspool.yaml:14", "pools.more.size.max", "must be less than or equal to 1024, got 1025"),
+    ]
+
+
+def test_a_variable_that_does_not_fit_the_files_bounds(load_text: Load) -> None:
+    name = "DSPOOL_POOLS__GENERAL__SIZE__MAX"
+    assert problems_of(lambda: load_text("pools: {general: {size: {min: 2, max: 8}}}", {name: "1"})) == [
+        (name, "pools.general.size.max", "must not be below min (2), got 1")
+    ]
+
+
 # --- secrets, showing, schema -----------------------------------------------------------------------
 
 SECRET = "sk-abcdef"
@@ -470,7 +537,9 @@ def test_no_problem_shows_a_secret(load_text: Load) -> None:
 
 
 def test_what_is_shown_can_be_loaded_again(load_text: Load) -> None:
-    settings = load_text("pools: {general: {prefetch: 3}, more: {default_deadline_s: null}}", {"HOME": "/h"})
+    text = "pools: {general: {prefetch: 3, size: {min: 2, max: 8}}, more: {default_deadline_s: null}}"
+    settings = load_text(text, {"HOME": "/h"})
+    assert show(settings)["pools"]["general"]["size"] == {"min": 2, "max": 8}
     again = load_text("", {}, **show(settings))
     assert (again.fleet, again.lms, again.limits, again.run_dir, again.data_dir) == (
         settings.fleet, settings.lms, settings.limits, settings.run_dir, settings.data_dir
@@ -489,5 +558,7 @@ def test_the_schema_knows_what_the_reader_knows() -> None:
     assert set(described["properties"]) == set(keys_at(()))
     assert set(described["$defs"]["PoolModel"]["properties"]) == set(keys_at(("pools", "any")))
     assert described["$defs"]["PoolModel"]["properties"]["size"]["anyOf"][0] == {"const": "auto"}
+    assert set(described["$defs"]["PoolModel"]["properties"]["size"]["anyOf"][2]["properties"]) == {"min", "max"}
+    assert keys_at(("pools", "any", "size")) == ["min", "max"]
     assert described["additionalProperties"] is False
     json.dumps(described)

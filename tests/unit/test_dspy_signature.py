@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 import json
+import typing
 from typing import Annotated, Any, Literal, TypeVar
 
 import dspy
@@ -37,6 +38,13 @@ class Team(enum.Enum):
 class Ticket(pydantic.BaseModel):
     title: str
     team: Team = Team.TECH
+
+
+@pytest.fixture(autouse=True)
+def _unions_as_written() -> None:
+    """Forget the unions of other tests: `typing` gives one with the same members for another, in that one's order."""
+    for forget in typing._cleanups:  # type: ignore[attr-defined]
+        forget()
 
 
 def _prompts(cls: Any) -> list[Any]:

@@ -136,3 +136,13 @@ def test_without_a_count_nothing_is_guessed(tmp_path: Path, content: str | None)
         kills = OomKills(counter_path)
         kills.launched("a")
         assert not kills.explains("a")
+
+
+@pytest.mark.parametrize("exactly", [True, False])
+def test_a_workers_own_group_knows_better(kernel: Kernel, exactly: bool) -> None:
+    kills = OomKills(kernel.path)
+    kills.launched("a")
+    kills.launched("b")
+    kernel.kill()
+    assert kills.explains("a", exactly) is exactly
+    assert kills.explains("b")  # the count of all was not touched

@@ -129,7 +129,7 @@ class OfflineEngine(_Shared):
         """Answer. Raises lm15.ServerError as configured, CallStopped if the call must stop."""
         call = current_call.get()
         if call is not None:
-            call.check()
+            call.step()
         if self.options.latency_ms:
             pause(call, self.options.latency_ms / 1000)
         return self._answer(request, call)
@@ -149,7 +149,7 @@ class OfflineAsyncEngine(_Shared):
         """Answer like OfflineEngine.complete."""
         call = current_call.get()
         if call is not None:
-            call.check()
+            call.step()
         if self.options.latency_ms:
             await apause(call, self.options.latency_ms / 1000)
         return self._answer(request, call)

@@ -77,32 +77,34 @@ class Provider:
 
     def complete(self, request: Request) -> Response:
         """Answer one request, waiting on this thread."""
-        call = _checked_call()
+        call = _begin()
         return self._counted(call, request, result_of(call, self._submit(self._attempt(request, call))))
 
     async def acomplete(self, request: Request) -> Response:
         """Answer one request, waiting on the caller's event loop."""
-        call = _checked_call()
+        call = _begin()
         return self._counted(call, request, await aresult_of(call, self._submit(self._attempt(request, call))))
 
     def stream(self, request: Request) -> Iterator[Any]:
         """Answer in events. Leaving the iterator early ends the request."""
-        call = _checked_call()
+        call = _begin()
         events = self._events(request, call)
         try:
             while (event := result_of(call, self._submit(_next(events)))) is not None:
                 self._count_end(call, request, event)
+                _step(call)
                 yield event
         finally:
             self._abandon(events)
 
     async def astream(self, request: Request) -> AsyncIterator[Any]:
         """Answer in events on the caller's event loop."""
-        call = _checked_call()
+        call = _begin()
         events = self._events(request, call)
         try:
             while (event := await aresult_of(call, self._submit(_next(events)))) is not None:
                 self._count_end(call, request, event)
+                _step(call)
                 yield event
         finally:
             self._abandon(events)
@@ -236,11 +238,16 @@ async def _next(events: AsyncIterator[Any]) -> Any:
     return await anext(events, None)
 
 
-def _checked_call() -> Call | None:
+def _begin() -> Call | None:
+    """Begin an LM call of the current call. Raises CallStopped."""
     call = current_call.get()
-    if call is not None:
-        call.check()
+    _step(call)
     return call
+
+
+def _step(call: Call | None) -> None:
+    if call is not None:
+        call.step()
 
 
 def _tokens(usage: Any) -> int:

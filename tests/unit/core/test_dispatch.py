@@ -199,6 +199,17 @@ def test_an_idle_worker_takes_the_attempt_that_a_loaded_one_would_start_last() -
     assert recalled(sim, "general-1.1") == [first[-1], first[-2]]
 
 
+@pytest.mark.parametrize(("waited_s", "worth"), [(0.004, False), (0.006, True)])
+def test_what_has_never_run_is_worth_a_recall_by_how_long_it_has_waited(waited_s: float, worth: bool) -> None:
+    sim = Sim(pool(size=2, slots=1, prefetch=2), ready=False)
+    sim.boot("general-1.1")
+    ids = [sim.submit("optimize") for _ in range(3)]
+    sim.start(ids[0])
+    sim.now += waited_s
+    sim.boot("general-2.1")
+    assert recalled(sim, "general-1.1") == ([ids[2]] if worth else [])
+
+
 def test_what_was_recalled_before_can_be_recalled_again() -> None:
     sim, first, second = lopsided(run_ms=100.0)
     sim.reply(second[-1], run_ms=100.0)

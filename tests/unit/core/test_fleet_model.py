@@ -18,6 +18,7 @@ from pools.core.events import (
     Drain,
     DrainWorker,
     Exited,
+    MemoryRead,
     ProgramDeployed,
     ProgramRemoved,
     Resize,
@@ -40,17 +41,18 @@ class FleetModel(RuleBasedStateMachine):
         grace_s=st.sampled_from([0.5, 5.0]),
         kind=st.sampled_from(["permanent", "permanent", "transient", "temporary"]),
         max_requests=st.sampled_from([0, 2]),
+        max_size=st.sampled_from([None, 4]),
     )
     def begin(
         self, slots: int, prefetch: int | None, grace_s: float,
-        kind: Literal["permanent", "transient", "temporary"], max_requests: int,
+        kind: Literal["permanent", "transient", "temporary"], max_requests: int, max_size: int | None,
     ) -> None:  # fmt: skip
         restart = RestartConfig(type=kind, **INTENSITY)
         common: dict[str, Any] = {
             "grace_s": grace_s, "restart": restart, "max_queue": 6, "max_requests": max_requests,
         }  # fmt: skip
         self.sim = Sim(
-            pool("general", size=2, slots=slots, prefetch=prefetch, **common),
+            pool("general", size=2, max_size=max_size, slots=slots, prefetch=prefetch, **common),
             pool("neural", size=1, slots=1, prefetch=prefetch, default_deadline_s=3.0, **common),
             client_rows=14,
         )
@@ -198,9 +200,13 @@ class FleetModel(RuleBasedStateMachine):
         event = ProgramDeployed(where, wire.Program(name="qa", payload=b"x")) if deployed else ProgramRemoved("qa")
         self.sim.handle(event)
 
-    @rule(where=st.sampled_from(POOLS), size=st.integers(0, 3))
-    def resize(self, where: str, size: int) -> None:
-        self._ask(Resize(where, size))
+    @rule(where=st.sampled_from(POOLS), size=st.integers(0, 3), max_size=st.sampled_from([None, None, 2, 5]))
+    def resize(self, where: str, size: int, max_size: int | None) -> None:
+        self._ask(Resize(where, size, max_size))
+
+    @rule(used=st.sampled_from([0.5, 0.87, 0.95]))
+    def read_memory(self, used: float) -> None:
+        self.sim.handle(MemoryRead(used))
 
     @rule(which=INDEX)
     def drain_worker(self, which: int) -> None:

@@ -220,7 +220,7 @@ def test_failed_boots_beside_a_ready_worker_break_no_pool() -> None:
         sim.die(f"general-2.{incarnation}", Exited(1))
         sim.run_until(sim.now + 1.0)
     assert waiting in sim.pool().queue
-    assert sim.fleet.pools()[0]["state"] == "degraded"
+    assert sim.fleet.pools()[0]["state"] == "ok"
 
 
 def test_the_backoff_of_failed_boots_begins_afresh_after_a_good_one() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from bridge.protocol import messages as wire
 from pools.core.entries import DEAD_WORKERS_KEPT
-from pools.core.events import Drain, Exited, LaunchFailed, Signalled, Vanished
+from pools.core.events import Drain, DrainWorker, Exited, LaunchFailed, Signalled, Vanished
 from tests.support.fleet import Sim, pool
 
 
@@ -41,12 +41,17 @@ def test_a_pools_state_says_how_it_is() -> None:
     assert states() == {"general": "starting", "neural": "off", "extra": "starting"}
     sim.boot("general-1.1")
     sim.die("extra-1.1", Exited(1), log_tail=("boom",))
-    assert states() == {"general": "degraded", "neural": "off", "extra": "failing"}
+    assert states() == {"general": "ok", "neural": "off", "extra": "degraded"}
     problems = {row["pool"]: row["problem"] for row in sim.fleet.pools()}
     assert problems["general"] is None
     assert "boom" in problems["extra"]
+    assert problems["neural"] is None
     sim.boot("general-2.1")
-    assert states()["general"] == "ready"
+    assert states()["general"] == "ok"
+    for worker_id in ("general-1.1", "general-2.1"):
+        sim.handle(DrainWorker(worker_id))
+    assert states()["general"] == "off"
+    assert "drained" in sim.fleet.pools()[0]["problem"]
 
 
 def test_living_workers_are_listed_by_place() -> None:

@@ -47,16 +47,57 @@ def test_age_recycles() -> None:
     assert cause(sim, "general-1.1") == "recycled: 100 s old"
 
 
+def grow(sim: Sim, worker_id: str, *megabytes: int) -> None:
+    for mb in megabytes:
+        sim.say(worker_id, wire.Heartbeat(rss_bytes=mb << 20))
+    sim.run_until(sim.now + 1.0)
+
+
 def test_memory_recycles_one_that_has_grown() -> None:
     sim = Sim(pool(memory_limit_mb=100), jitter=0.5)
-    sim.say("general-1.1", wire.Heartbeat(rss_bytes=120 << 20))
-    sim.run_until(sim.now + 1.0)
-    assert sim.launches() == ["general-1.1"]  # it was born so large: the next would be, too
+    grow(sim, "general-1.1", 40)
     serve(sim, 1)
-    sim.run_until(sim.now + 1.0)
+    grow(sim, "general-1.1", 99)
+    assert sim.launches() == ["general-1.1"]
+    grow(sim, "general-1.1", 100)
     sim.boot("general-1.2")
     sim.die("general-1.1", Exited(0))
-    assert cause(sim, "general-1.1") == "recycled: 120 MiB of memory"
+    assert cause(sim, "general-1.1") == "recycled: 100 MiB of memory"
+    assert not sim.logs("worker_large_at_birth")
+
+
+def test_workers_that_are_born_large_are_not_recycled_for_ever() -> None:
+    sim = Sim(pool(size=2, memory_limit_mb=100), jitter=0.5)
+    for worker_id in ("general-1.1", "general-2.1"):
+        grow(sim, worker_id, 120)
+    serve(sim, 2)
+    for worker_id in ("general-1.1", "general-2.1"):
+        grow(sim, worker_id, 179)
+    assert len(sim.launches()) == 2  # whoever took its place would be as large
+    [log] = sim.logs("worker_large_at_birth")
+    assert (log.fields["rss_mb"], log.fields["memory_limit_mb"], log.fields["limit_is_mb"]) == (120, 100, 180)
+    grow(sim, "general-2.1", 180)
+    assert sim.launches()[-1] == "general-2.2"
+
+
+def test_birth_ends_when_a_worker_is_given_something() -> None:
+    sim = Sim(pool(memory_limit_mb=100), jitter=0.5, ready=False)
+    sim.hello()
+    grow(sim, "general-1.1", 30)
+    waiting = sim.submit()
+    sim.say("general-1.1", wire.Ready(slots=2))
+    sim.reply(waiting)
+    grow(sim, "general-1.1", 99)  # grown by then, not born with it
+    assert sim.launches() == ["general-1.1"]
+    grow(sim, "general-1.1", 100)
+    assert sim.launches() == ["general-1.1", "general-1.2"]
+
+
+def test_a_worker_that_was_never_heard_before_it_served_has_its_pools_limit() -> None:
+    sim = Sim(pool(memory_limit_mb=100), jitter=0.5)
+    serve(sim, 1)
+    grow(sim, "general-1.1", 120)
+    assert sim.launches() == ["general-1.1", "general-1.2"]
 
 
 def test_without_limits_nobody_is_recycled() -> None:
@@ -101,3 +142,19 @@ def test_limits_differ_between_workers() -> None:
         sim.die(worker_id)
     tolerances = [worker.tolerance for worker in sim.pool().workers]
     assert tolerances == pytest.approx([0.92, 1.08])
+
+
+def test_work_that_needs_more_than_the_limit_does_not_end_one_worker_after_the_other() -> None:
+    sim = Sim(pool(memory_limit_mb=100), jitter=0.5)
+    for life in (1, 2):
+        grow(sim, f"general-1.{life}", 40)
+        serve(sim, 1)
+        grow(sim, f"general-1.{life}", 200)
+        if life == 1:
+            sim.boot("general-1.2")
+            sim.die("general-1.1", Exited(0))
+    assert sim.launches() == ["general-1.1", "general-1.2"]
+    until = sim.now + 30.0
+    while sim.now < until:
+        grow(sim, "general-1.2", 200)
+    assert sim.launches()[2:] == ["general-1.3"]

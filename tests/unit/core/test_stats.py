@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pools.core.stats import Histogram
+from pools.core.stats import Histogram, RecentPeak
 
 
 def test_no_samples_no_quantile() -> None:
@@ -46,3 +48,14 @@ def test_only_the_last_one_to_two_minutes_count() -> None:
     assert histogram.quantile_ms(0.01) == pytest.approx(100.0, rel=0.1)
     histogram.add(5.0, now=5000.0)  # idle for long: what was before is forgotten
     assert histogram.quantile_ms(1.0) == pytest.approx(5.0, rel=0.1)
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(0, 9)), min_size=1, max_size=40))
+def test_a_recent_peak_is_the_highest_of_the_last_minute(steps: list[tuple[float, int]]) -> None:
+    peak, now = RecentPeak(), 1000.0
+    seen: list[tuple[float, int]] = []
+    for gap_s, value in steps:
+        now += gap_s
+        seen.append((now, value))
+        assert peak.add(value, now=now) == max(value for at, value in seen if at > now - 60.0)

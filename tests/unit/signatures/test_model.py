@@ -184,7 +184,7 @@ def test_a_default_that_would_be_read_as_another_is_refused(annotation: Any, def
     [
         (Mood | None, Mood.GOOD), (str | Mood, "good"), (Flags, Flags.B), (date | int, date(2024, 1, 31)),
         (complex, -1 - 2j),
-        (set[Mood], {Mood.GOOD, Mood.BAD}), (Any, ((), [], {1: (2,)})), (set, set()), (Point, Point(1, y=["z"])),
+        (set[Mood], {Mood.GOOD}), (Any, ((), [], {1: (2,)})), (set, set()), (Point, Point(1, y=["z"])),
         (dict[str, Point | None], {"p": Point(1), "q": None}), (float, float("-inf")), (Any, -0.0), (bytes, b"\xff'\""),
     ],
     ids=repr,

@@ -1,0 +1,83 @@
+"""Figures with a limit: what was measured, what it must not exceed, and whether it does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
+NAME_WIDTH: Final = 58
+HEADING: Final = f"{'':<{NAME_WIDTH}}{'':>9} {'':<6}{'limit':>8}  {'':<7} range"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity: `runs` in `unit`, told as the smallest value that `share` of them do not exceed.
+
+    limit: what that must not exceed; None = there is none.
+    """
+
+    name: str
+    unit: str
+    limit: float | None
+    runs: list[float]
+    share: float = 0.5
+
+    @property
+    def value(self) -> float:
+        """What is told: the median, or what `share` says."""
+        return quantile(self.runs, self.share)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the limit is kept."""
+        return self.limit is None or self.value <= self.limit
+
+    @property
+    def verdict(self) -> str:
+        """`ok`, `BROKEN`, or nothing where there is no limit."""
+        return "" if self.limit is None else "ok" if self.holds else "BROKEN"
+
+    def cells(self) -> tuple[str, str, str, str, str, str]:
+        """Return name, value, unit, limit, verdict and range as text."""
+        limit = "" if self.limit is None else f"≤ {self.limit:g}"
+        spread = f"{min(self.runs):.3g} … {max(self.runs):.3g}"
+        return self.name, f"{self.value:.3g}", self.unit, limit, self.verdict, spread
+
+    def line(self) -> str:
+        """Return it as a line below HEADING."""
+        name, value, unit, limit, verdict, spread = self.cells()
+        return f"{name:<{NAME_WIDTH}}{value:>9} {unit:<6}{limit:>8}  {verdict:<7} {spread}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it JSON-ready, its runs included."""
+        return {**asdict(self), "value": self.value, "holds": self.holds}
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the median for a share of one half, else the smallest value that `share` of all do not exceed."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    if share == 0.5:
+        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def table_of(figures: Iterable[Figure]) -> Table:
+    """Return the figures as a table."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table("", box=box.SIMPLE_HEAD)
+    table.add_column("measured", justify="right")
+    table.add_column("")
+    table.add_column("limit", justify="right")
+    table.add_column("")
+    table.add_column("range")
+    for figure in figures:
+        table.add_row(*figure.cells())
+    return table
