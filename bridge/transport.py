@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import Final
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 # Counts frames, on each side of a pipe: 64 frames of 64 messages are plenty, and 64 large ones are bounded.
 HIGH_WATER_MARK: Final = 64
@@ -38,9 +39,17 @@ def ipc_endpoint(path: str) -> str:
 
 
 class Router:
-    """A bound ROUTER that refuses to lie: unknown peers and full pipes are reported, never dropped silently."""
+    """A bound ROUTER that refuses to lie: unknown peers and full pipes are reported, never dropped silently.
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, max_frame_bytes: int) -> None:
+    watched: `connections` counts those that are there (poll `connections_fileno` for a change). Whose they are libzmq
+    does not say.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, max_frame_bytes: int, watched: bool = False
+    ) -> None:
+        self._watch: zmq.Socket[bytes] | None = None
+        self._connections = 0
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
@@ -48,6 +57,8 @@ class Router:
         self.socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
         self.socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
         self.socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        if watched:
+            self._watch = _watching(context, self.socket, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self.socket.bind(endpoint)
         self._recv = self.socket.recv_multipart
         self._send_part = self.socket.send
@@ -96,9 +107,26 @@ class Router:
             raise
         return Sent.YES
 
-    def close(self) -> None:
-        """Close at once; what is unsent is dropped."""
-        self.socket.close(linger=0)
+    def connections_fileno(self) -> int:
+        """Return the edge-triggered descriptor that says "ask `connections`"; only of a watched one."""
+        assert self._watch is not None
+        return int(self._watch.getsockopt(zmq.FD))
+
+    def connections(self) -> int:
+        """Return how many connections there are; only of a watched one."""
+        assert self._watch is not None
+        while int(self._watch.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            event = parse_monitor_message(self._watch.recv_multipart())["event"]
+            self._connections += 1 if event == zmq.EVENT_ACCEPTED else -1
+        return self._connections
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close; what is unsent then has so long to leave."""
+        if self._watch is not None:
+            self.socket.monitor(None, 0)
+            self._watch.close()
+            self._watch = None
+        self.socket.close(linger=linger_ms)
 
 
 class Dealer:
@@ -124,7 +152,7 @@ class Dealer:
             self.socket.setsockopt(zmq.IMMEDIATE, not watched)
             self.socket.setsockopt(zmq.RECONNECT_IVL, _WEEKS_MS if watched else -1)
             if watched:
-                self._watch_end(context)
+                self._watch = _watching(context, self.socket, zmq.EVENT_DISCONNECTED)
             self.socket.connect(endpoint)
         except BaseException:
             self.close()
@@ -159,14 +187,6 @@ class Dealer:
             return Sent.FULL
         return Sent.YES
 
-    def _watch_end(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        # Before connecting, so that no end is missed. libzmq's own thread writes the news.
-        endpoint = f"inproc://end-{self.fileno()}"
-        self.socket.monitor(endpoint, zmq.EVENT_DISCONNECTED)
-        self._watch = context.socket(zmq.PAIR)
-        self._watch.setsockopt(zmq.LINGER, 0)
-        self._watch.connect(endpoint)
-
     def end_fileno(self) -> int:
         """Return the edge-triggered descriptor that says "look at `ended`"; only of a watched one."""
         assert self._watch is not None
@@ -190,3 +210,13 @@ class Dealer:
             self._watch.close()
             self._watch = None
         self.socket.close()
+
+
+def _watching(context: zmq.Context[zmq.Socket[bytes]], watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """Return a socket that receives what libzmq's own thread tells of another one. Before it is bound or connected."""
+    endpoint = f"inproc://watch-{int(watched.getsockopt(zmq.FD))}"
+    watched.monitor(endpoint, events)
+    watch = context.socket(zmq.PAIR)
+    watch.setsockopt(zmq.LINGER, 0)
+    watch.connect(endpoint)
+    return watch

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
+
+# The most workers that a pool may have.
+MAX_SIZE: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The standard library's pools after a SIGKILL to one of their workers, for reference. Run in a process of its own.
 
-Prints one JSON object: `told` (what the caller of the killed worker got, null: nothing within WAIT_S), `told_ms`, and
-`answered_ms`, from the kill until a process that was not there before has answered a DSPy call.
+Prints one JSON object, in milliseconds from the kill: `told` (what the caller of the killed worker got, null: nothing
+within WAIT_S), `told_ms` (null with it), and `answered_ms`, when a process that was not there before has answered a
+DSPy call.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import functools
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.pool import AsyncResult
+from multiprocessing.pool import AsyncResult, Pool
 from multiprocessing.queues import SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeAlias
 
 from orchestrator.bench.contender import die_with_parent
 from orchestrator.bench.recovery import INTERVAL_S, LMS, OPERATION, arguments
@@ -25,51 +28,84 @@ from orchestrator.bench.recovery import INTERVAL_S, LMS, OPERATION, arguments
 WORKERS: Final = 4
 WAIT_S: Final = 3.0
 _TIMEOUT_S: Final = 60.0
+# Of all of it, however it hangs; in whole seconds.
+MOST_S: Final = 80
+
+Outcomes: TypeAlias = "queue.SimpleQueue[tuple[float, Any]]"
 
 _holding: SimpleQueue[int] | None = None
 
 
-def main() -> None:
-    """Kill a worker of the pool that `argv` names, and print what became of it."""
+def main() -> NoReturn:
+    """Kill a worker of the pool that `argv` names, print what became of it, and end this process.
+
+    The pools are not closed: a worker may have died with a lock of its pool, and closing would wait for it. Their
+    processes die with this one, which dies with the one that started it, and of SIGALRM after MOST_S.
+    """
+    signal.alarm(MOST_S)
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    print(json.dumps(SUBJECTS[sys.argv[1]]()), file=answers, flush=True)
+    try:
+        print(json.dumps(SUBJECTS[sys.argv[1]]()), file=answers, flush=True)
+    except Exception:  # noqa: BLE001 - it is told, and nothing is left to do
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def multiprocessing_pool() -> dict[str, Any]:
     """`multiprocessing.Pool`: it starts another process, and tells the caller nothing."""
     holding: SimpleQueue[int] = multiprocessing.SimpleQueue()
-    with multiprocessing.Pool(WORKERS, _begin, (holding,)) as pool:
-        before = _warm(lambda: pool.apply(answer))
-        held = pool.apply_async(hold)
-        victim = holding.get()
-        killed_at = time.monotonic()
-        os.kill(victim, signal.SIGKILL)
-        later: list[AsyncResult[int]] = []
-        while not any(each.ready() and each.get() not in before for each in later):
-            _check(killed_at)
-            later.append(pool.apply_async(answer))
-            time.sleep(INTERVAL_S)
-        answered_ms = (time.monotonic() - killed_at) * 1000.0
-        held.wait(max(killed_at + WAIT_S - time.monotonic(), 0.0))
-        told = type(_outcome(held.get)).__name__ if held.ready() else None
-        return {"told": told, "told_ms": None, "answered_ms": answered_ms}
+    pool = multiprocessing.Pool(WORKERS, _begin, (holding, os.getpid()))
+    before = _warm(lambda: pool.apply(answer))
+    outcomes = held_call(pool, hold)
+    victim = holding.get()
+    killed_at = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    later: list[AsyncResult[int]] = []
+    while not any(each.ready() and each.get() not in before for each in later):
+        _check(killed_at)
+        later.append(pool.apply_async(answer))
+        time.sleep(INTERVAL_S)
+    answered_ms = (time.monotonic() - killed_at) * 1000.0
+    return {**told_of(outcomes, killed_at), "answered_ms": answered_ms}
+
+
+def held_call(pool: Pool, call: Callable[[], Any]) -> Outcomes:
+    """Run a call in a pool; return where its outcome will be, with the moment its caller had it (monotonic)."""
+    outcomes: Outcomes = queue.SimpleQueue()
+
+    def note(outcome: Any) -> None:
+        outcomes.put((time.monotonic(), outcome))
+
+    pool.apply_async(call, callback=note, error_callback=note)
+    return outcomes
+
+
+def told_of(outcomes: Outcomes, killed_at: float) -> dict[str, Any]:
+    """Return `told` and `told_ms` of an outcome that comes within WAIT_S of the kill, both null if none does."""
+    try:
+        told_at, outcome = outcomes.get(timeout=max(killed_at + WAIT_S - time.monotonic(), 0.0))
+    except queue.Empty:
+        return {"told": None, "told_ms": None}
+    return {"told": type(outcome).__name__, "told_ms": (told_at - killed_at) * 1000.0}
 
 
 def executor() -> dict[str, Any]:
     """`ProcessPoolExecutor`: it breaks, all its calls with it; its user makes another one."""
     holding: SimpleQueue[int] = multiprocessing.SimpleQueue()
-    with ProcessPoolExecutor(WORKERS, initializer=_begin, initargs=(holding,)) as pool:
-        _warm(lambda: pool.submit(answer).result())
-        held = pool.submit(hold)
-        victim = holding.get()
-        killed_at = time.monotonic()
-        os.kill(victim, signal.SIGKILL)
-        error = held.exception(_TIMEOUT_S)
-        told_ms = (time.monotonic() - killed_at) * 1000.0
-        with ProcessPoolExecutor(WORKERS, initializer=_begin, initargs=(holding,)) as another:
-            another.submit(answer).result(_TIMEOUT_S)
-            answered_ms = (time.monotonic() - killed_at) * 1000.0
+    start = functools.partial(ProcessPoolExecutor, WORKERS, initializer=_begin, initargs=(holding, os.getpid()))
+    pool = start()
+    _warm(lambda: pool.submit(answer).result())
+    held = pool.submit(hold)
+    victim = holding.get()
+    killed_at = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    error = held.exception(_TIMEOUT_S)
+    told_ms = (time.monotonic() - killed_at) * 1000.0
+    start().submit(answer).result(_TIMEOUT_S)
+    answered_ms = (time.monotonic() - killed_at) * 1000.0
     return {"told": type(error).__name__, "told_ms": told_ms, "answered_ms": answered_ms}
 
 
@@ -87,19 +123,14 @@ def _check(began: float) -> None:
         raise TimeoutError(f"waited {_TIMEOUT_S:g} s")
 
 
-def _outcome(get: Callable[[], Any]) -> Any:
-    try:
-        return get()
-    except Exception as exc:  # noqa: BLE001 - whatever the caller gets is the finding
-        return exc
-
-
 # --- in the workers -------------------------------------------------------------------------------
 
 
-def _begin(holding: SimpleQueue[int]) -> None:
+def _begin(holding: SimpleQueue[int], parent: int) -> None:
     global _holding
     die_with_parent()
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(1)
     _holding = holding
 
 

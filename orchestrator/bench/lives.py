@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.bench import bereaved
 from orchestrator.bench.figures import Figure, table_of
+from orchestrator.bench.findings import Findings
 from orchestrator.bench.machine import describe_machine
 from orchestrator.bench.recovery import INTERVAL_S, LMS, POOL, Kill, LightLoad, kill_workers
 from orchestrator.owner import Orchestrator
@@ -44,11 +45,9 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class LivesReport:
+class LivesReport(Findings):
     """What a run found. references: by name, what `bereaved` prints, or `{"error": text}`."""
 
-    machine: Mapping[str, Any]
-    settings: Mapping[str, Any]
     figures: list[Figure]
     kills: list[Kill]
     references: Mapping[str, Mapping[str, Any]]
@@ -69,15 +68,9 @@ class LivesReport:
             "passed": self.passed,
         }
 
-    def write_json(self, path: Path) -> None:
-        """Write `as_json` to a file."""
-        path.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
-
     def print(self, console: Console) -> None:
         """Print the machine, the table and the references."""
-        if not console.is_terminal:
-            console.width = max(console.width, 120)
-        console.print(", ".join(f"{key} {value}" for key, value in self.machine.items()), highlight=False)
+        self.print_machine(console)
         console.print(table_of(self.figures))
         for name, found in self.references.items():
             console.print(f"for reference, {name}: {_sentence(found)}", highlight=False, markup=False)
@@ -171,8 +164,8 @@ def memory_mb(pid: int) -> dict[str, float]:
 def _recoveries(kills: list[Kill]) -> Iterator[Figure]:
     answered = [kill.answered_ms for kill in kills]
     told = [kill.told_ms for kill in kills]
-    yield Figure("worker killed: its next life has answered a call, p50", "ms", MOST_P50_MS, answered)
-    yield Figure("worker killed: its next life has answered a call, p99", "ms", MOST_P99_MS, answered, 0.99)
+    yield Figure("worker killed: its replacement has answered a call, p50", "ms", MOST_P50_MS, answered)
+    yield Figure("worker killed: its replacement has answered a call, p99", "ms", MOST_P99_MS, answered, 0.99)
     yield Figure("worker killed: the caller of what ran is told, p50", "ms", None, told)
     yield Figure("worker killed: the caller of what ran is told, p99", "ms", MOST_P99_MS, told, 0.99)
 
@@ -209,5 +202,5 @@ def _sentence(found: Mapping[str, Any]) -> str:
     if found["told"] is None:
         told = f"the caller was told nothing for {bereaved.WAIT_S:g} s and would wait for ever"
     else:
-        told = f"every caller got {found['told']}, the first after {found['told_ms']:.0f} ms"
+        told = f"the caller got {found['told']} after {found['told_ms']:.0f} ms"
     return f"{told}; a new process has answered a DSPy call after {found['answered_ms']:.0f} ms"

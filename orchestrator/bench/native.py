@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import resource
 import statistics
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.bench.contender import WORKERS
+from orchestrator.bench.findings import Findings
 from orchestrator.bench.machine import describe_machine
 from orchestrator.bench.subject import POOLS
 
@@ -98,11 +98,9 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class NativeReport:
+class NativeReport(Findings):
     """What a run found. parse_us: of a text never seen (cold), and of one seen before (warm)."""
 
-    machine: Mapping[str, Any]
-    settings: Mapping[str, Any]
     rows: Mapping[str, Compared]
     memory: Memory
     parse_us: Mapping[str, float]
@@ -123,18 +121,12 @@ class NativeReport:
             "passed": self.passed,
         }
 
-    def write_json(self, path: Path) -> None:
-        """Write `as_json` to a file."""
-        path.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
-
     def print(self, console: Console) -> None:
         """Print the machine, the table and the verdicts."""
         from rich import box
         from rich.table import Table
 
-        if not console.is_terminal:
-            console.width = max(console.width, 120)
-        console.print(", ".join(f"{key} {value}" for key, value in self.machine.items()), highlight=False)
+        self.print_machine(console)
         table = Table(
             "operation", box=box.SIMPLE_HEAD, title="microseconds, median of the rounds", title_justify="left"
         )

@@ -1,7 +1,7 @@
 """A general worker is killed under light DSPy load: when its caller is told, and when its place answers again.
 
-Every worker also runs a call that never ends, so that the kill costs somebody something. The place is back when its
-next life has itself answered a DSPy call of the load, not when it is said to be ready.
+Every worker also runs a call that never ends, so that the kill costs somebody something. The place is back when the
+replacement has itself answered a DSPy call of the load, not when it is said to be ready.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from orchestrator.errors import DspoolError, WorkerLost
+from pools.worker_id import incarnation_of, place_of
 
 if TYPE_CHECKING:
     from orchestrator.client.client import Client
@@ -36,18 +37,19 @@ _TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.002
 
 T = TypeVar("T")
+Ended: TypeAlias = "queue.SimpleQueue[tuple[float, Any]]"
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
     """What a SIGKILL cost, in milliseconds from it. told_ms: the caller of what ran has its WorkerLost.
 
-    answered_ms: `heir`, the next life of the victim's place, has answered a DSPy call. lost: calls of the load that
-    were lost too.
+    answered_ms: `replacement`, the next worker in the victim's place, has answered a DSPy call. lost: calls of the
+    load that were lost too.
     """
 
     victim: str
-    heir: str
+    replacement: str
     told_ms: float
     answered_ms: float
     lost: int
@@ -68,7 +70,7 @@ class LightLoad:
         self._stopped = threading.Event()
         self._sent = self._settled = 0
         self._answers: dict[str, tuple[int, float]] = {}
-        self._others: list[BaseException] = []
+        self._errors: list[BaseException] = []
         self.lost = 0
         self._thread = threading.Thread(target=self._submit, name="light-load", daemon=True)
 
@@ -78,7 +80,7 @@ class LightLoad:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Send no more, and wait for what was sent. Raises what a call raised that is no WorkerLost."""
+        """Send no more, and wait for what was sent. Raises what a call ended with that is no WorkerLost."""
         self._stopped.set()
         self._thread.join()
         if kind is None:
@@ -105,15 +107,13 @@ class LightLoad:
         """Wait until a worker has answered `count` calls."""
         self._await(lambda: self._answers.get(worker_id, (0, 0.0))[0] >= count, f"{count} answers of {worker_id}")
 
-    def await_heir(self, victim: str) -> tuple[str, float]:
-        """Wait until a later life of the victim's place has answered; return its id and when (monotonic)."""
-        return self._await(lambda: self._heir(victim), f"an answer of the place of {victim}")
+    def await_replacement(self, victim: str) -> tuple[str, float]:
+        """Wait until a worker that replaced the victim has answered; return its id and when (monotonic)."""
+        return self._await(lambda: self._replacement(victim), f"an answer of the place of {victim}")
 
-    def _heir(self, victim: str) -> tuple[str, float] | None:
-        place, life = place_of(victim)
+    def _replacement(self, victim: str) -> tuple[str, float] | None:
         for worker_id, (_, first_at) in self._answers.items():
-            other, its_life = place_of(worker_id)
-            if other == place and its_life > life:
+            if place_of(worker_id) == place_of(victim) and incarnation_of(worker_id) > incarnation_of(victim):
                 return worker_id, first_at
         return None
 
@@ -125,7 +125,13 @@ class LightLoad:
                 if not self._running:
                     continue
                 self._sent += 1
-            self._client.submit(OPERATION, arguments(self._sent), pool=POOL).add_done_callback(self._ended)
+            try:
+                self._client.submit(OPERATION, arguments(self._sent), pool=POOL).add_done_callback(self._ended)
+            except Exception as exc:  # noqa: BLE001 - whoever waits for the load raises it
+                with self._changed:
+                    self._errors.append(exc)
+                    self._changed.notify_all()
+                return
 
     def _ended(self, future: Any) -> None:
         at, error, meta = time.monotonic(), future.exception(0), future.meta
@@ -134,7 +140,7 @@ class LightLoad:
             if isinstance(error, WorkerLost):
                 self.lost += 1
             elif error is not None:
-                self._others.append(error)
+                self._errors.append(error)
             else:
                 answered, first_at = self._answers.get(meta.worker, (0, at))
                 self._answers[meta.worker] = answered + 1, first_at
@@ -145,9 +151,9 @@ class LightLoad:
 
     def _await(self, found: Callable[[], T | None], what: str) -> T:
         with self._changed:
-            self._changed.wait_for(lambda: self._others or found(), _TIMEOUT_S)
-            if self._others:
-                raise self._others[0]
+            self._changed.wait_for(lambda: self._errors or found(), _TIMEOUT_S)
+            if self._errors:
+                raise self._errors[0]
             if value := found():
                 return value
         raise DspoolError(f"waited {_TIMEOUT_S:g} s for {what}")
@@ -159,7 +165,7 @@ def kill_workers(client: Client, times: int) -> Iterator[Kill]:
     The coordinator must know LMS, and restart at once whatever the number of deaths. Raises DspoolError for a caller
     that was told something else than WorkerLost, and where something takes too long.
     """
-    ended: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
+    ended: Ended = queue.SimpleQueue()
     held: list[Future] = []
     with LightLoad(client) as load:
         for number in range(times):
@@ -170,11 +176,14 @@ def kill_workers(client: Client, times: int) -> Iterator[Kill]:
             yield _kill(victim, load, ended)
     for future in held:
         future.cancel()
-    for future in held:
-        future.exception(_TIMEOUT_S)
+    try:
+        for future in held:
+            future.exception(_TIMEOUT_S)
+    except TimeoutError as exc:
+        raise DspoolError(f"waited {_TIMEOUT_S:g} s for the held calls to be cancelled") from exc
 
 
-def _hold(client: Client, held: list[Future], ended: queue.SimpleQueue[tuple[float, Any]]) -> list[dict[str, Any]]:
+def _hold(client: Client, held: list[Future], ended: Ended) -> list[dict[str, Any]]:
     """See to it that every worker holds one call of an hour; return them. The pool must have nothing else to do.
 
     A worker that holds more is given less: one that held a call beside idle ones would see nothing of the load.
@@ -193,20 +202,23 @@ def _hold(client: Client, held: list[Future], ended: queue.SimpleQueue[tuple[flo
     raise DspoolError(f"waited {_TIMEOUT_S:g} s for a call in every worker")
 
 
-def _kill(victim: dict[str, Any], load: LightLoad, ended: queue.SimpleQueue[tuple[float, Any]]) -> Kill:
+def _kill(victim: dict[str, Any], load: LightLoad, ended: Ended) -> Kill:
     lost_before = load.lost
     killed_at = time.monotonic()
     os.kill(victim["pid"], signal.SIGKILL)
-    heir, answered_at = load.await_heir(victim["id"])
-    told_at, future = ended.get(timeout=_TIMEOUT_S)
+    replacement, answered_at = load.await_replacement(victim["id"])
+    caller_at = told_at(victim["id"], ended)
+    told_ms, answered_ms = ((at - killed_at) * 1000.0 for at in (caller_at, answered_at))
+    return Kill(victim["id"], replacement, told_ms, answered_ms, load.lost - lost_before)
+
+
+def told_at(victim: str, ended: Ended, timeout_s: float = _TIMEOUT_S) -> float:
+    """Return when the caller of what ran in the victim had its WorkerLost. Raises DspoolError for all else."""
+    try:
+        at, future = ended.get(timeout=timeout_s)
+    except queue.Empty:
+        raise DspoolError(f"waited {timeout_s:g} s for the caller of the killed {victim} to be told") from None
     error = future.exception(0)
-    if not isinstance(error, WorkerLost) or error.worker != victim["id"]:
-        raise DspoolError(f"the caller of the killed {victim['id']} was told {error!r}")
-    told_ms, answered_ms = ((at - killed_at) * 1000.0 for at in (told_at, answered_at))
-    return Kill(victim["id"], heir, told_ms, answered_ms, load.lost - lost_before)
-
-
-def place_of(worker_id: str) -> tuple[str, int]:
-    """Return the place and the life: `("general-2", 3)` of general-2.3."""
-    place, _, life = worker_id.rpartition(".")
-    return place, int(life)
+    if not isinstance(error, WorkerLost) or error.worker != victim:
+        raise DspoolError(f"the caller of the killed {victim} was told {error!r}")
+    return at

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.bench.findings import Findings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,11 +39,9 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Findings):
     """One run. `subject` names the contestant that the others are references for."""
 
-    machine: Mapping[str, Any]
-    settings: Mapping[str, Any]
     contestants: list[Contestant]
     subject: str
 
@@ -83,10 +81,6 @@ class Report:
             "ratios": self.ratios(),
         }
 
-    def write_json(self, path: Path) -> None:
-        """Write `as_json` to a file."""
-        path.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
-
     def print(self, console: Console | None = None) -> None:
         """Print the machine, the table and the ratios."""
         from rich import box
@@ -94,9 +88,7 @@ class Report:
         from rich.table import Table
 
         console = console or Console()
-        if not console.is_terminal:
-            console.width = max(console.width, 120)
-        console.print(", ".join(f"{key} {value}" for key, value in self.machine.items()), highlight=False)
+        self.print_machine(console)
         headings = [heading for heading, _ in ROWS.values()]
         table = Table(
             "contender", box=box.SIMPLE_HEAD, title="median ± half the range of the rounds", title_justify="left"

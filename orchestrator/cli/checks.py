@@ -21,7 +21,7 @@ from orchestrator.cli.plain import mebibytes
 from orchestrator.errors import ConfigError, DspoolError
 from orchestrator.processes import OWNER_FILE, Process, is_orphaned, orphans, survivors
 from orchestrator.rundir import SOCKET_PATH_BYTES, end_run, ensure_private, process_ticks, read_info
-from pools.launch.cgroup import PIDS_MAX, find_group, left_behind, survey, sweep
+from pools.launch.cgroup import PIDS_BASE, PIDS_PER_SLOT, find_group, left_behind, survey, sweep
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
@@ -72,14 +72,18 @@ def cgroups(told: Mapping[str, Any] | None) -> Finding:
     """Say which limits the kernel holds workers to. told: what the running coordinator says; None = look from here."""
     if told is None:
         found = survey({os.getpid()})
-        told = {"folder": None, "why": found.why, "advice": found.advice}
+        told = {"folder": None, "why": found.why, "advice": found.advice, "unconfined": {}}
         where = "" if found.group is None else str(found.group.folder)
     else:
         where = told["folder"] or ""
     if told["why"]:
         return Finding("cgroups", NOTE, f"workers run without limits of their own: {told['why']}", told["advice"] or "")
-    limits = f"every worker: pids.max {PIDS_MAX}, memory.max twice its memory_limit_mb"
-    return Finding("cgroups", OK, f"{limits} (in {where})")
+    pids = f"at most {PIDS_BASE} processes and threads and {PIDS_PER_SLOT} more for each slot (pids.max)"
+    limits = f"{pids}, twice its memory_limit_mb (memory.max)"
+    if told["unconfined"]:
+        without = "; ".join(f"{name}: {error}" for name, error in sorted(told["unconfined"].items()))
+        return Finding("cgroups", NOTE, f"a worker has {limits}, but not {without}", "dspool restart WORKER")
+    return Finding("cgroups", OK, f"every worker has {limits} (in {where})")
 
 
 def capacity(workers: int) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from orchestrator.cli.listings import AsJson, size_text
 from orchestrator.cli.plain import plain
 from orchestrator.cli.screen import err, out, print_json
 from orchestrator.errors import Unavailable
+from pools.worker_id import incarnation_of, place_of, pool_of
 
 if TYPE_CHECKING:
     from orchestrator.client.client import Client
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is done; Ctrl-C only ends the waiting.")]
 Row = Mapping[str, Any]
 _LOOK_S: Final = 0.1
-_ON_THE_WAY: Final = ("launching", "booting")
 _READY: Final = ("ready", "busy")
+_ALIVE: Final = ("launching", "booting", *_READY)
 
 
 # --- the commands -----------------------------------------------------------------------------------
@@ -119,15 +120,17 @@ def _follow(look: Callable[[], str]) -> None:
 def _follow_restart(client: Client, target: str, names: Sequence[str]) -> dict[str, str | None]:
     """Wait until nobody of `names` is to be replaced and the pool is full; return who followed whom.
 
-    Raises Unavailable if a spare failed, or the pool cannot boot.
+    Raises Unavailable if a spare failed, the pool cannot boot, or a place stays empty.
     """
-    pool = target if _is_pool(client, target) else _pool_of(target)
+    pool = target if _is_pool(client, target) else pool_of(target)
     followers: dict[str, str | None] = dict.fromkeys(names)
 
     def look() -> str:
+        # In this order: of whom nobody is to be replaced any more, the workers then say what became of it.
+        replacing = _pool(client, pool)["replacing"]
         workers = client.workers()
         followers.update(_followers(names, workers))
-        if waiting := [name for name in _pool(client, pool)["replacing"] if name in followers]:
+        if waiting := [name for name in replacing if name in followers]:
             return _progress(names, waiting, workers)
         if kept := [name for name in names if (row := _find(workers, name)) and _serves(row)]:
             raise Unavailable(f"not replaced: {_why_kept(kept, workers)}")
@@ -153,20 +156,49 @@ def _not_ended(client: Client, names: Sequence[str]) -> str:
 
 
 def _not_filled(client: Client, pool: str, target: str = "") -> str:
-    """Return what a pool still lacks of its size, or has beyond it. Raises Unavailable if it cannot boot.
+    """Return what a pool still lacks of its size, or has beyond it.
 
-    target: a worker, of whose place alone is asked.
+    target: what is restarted, if anything is; of a worker's place alone it is asked then. Raises Unavailable if the
+    pool cannot boot, or if what is lacking will not come: a place is out of service, or beyond the size by now.
     """
     row, workers = _pool(client, pool), [each for each in client.workers() if each["pool"] == pool]
-    if row["state"] == "degraded" and not any(each["state"] in _ON_THE_WAY for each in workers):
+    if row["state"] == "degraded" and not any(each["state"] in _ALIVE for each in workers):
         raise Unavailable(str(row["why"]))
+    places = [f"{pool}-{number}" for number in range(1, row["size"] + 1)]
+    if target and not places:
+        raise Unavailable(f"pool {pool} is off (size 0) by now: resize it")
     if target not in ("", pool):
-        place = _place(target)
-        serves = any(_serves(each) for each in workers if _place(each["id"]) == place)
-        return "" if serves else f"{place} has no ready worker yet"
-    if leaving := [each for each in workers if each["leaving"] and each["state"] != "exited"]:
-        return "; ".join(map(_still_runs, leaving))
-    return "" if row["ready"] >= row["size"] else f"{row['ready']} of {row['size']} workers are ready"
+        if place_of(target) not in places:
+            raise Unavailable(f"{place_of(target)} is beyond the size of pool {pool} by now ({row['size']}): resize it")
+        places = [place_of(target)]
+    elif beyond := [each for each in workers if each["state"] != "exited" and place_of(each["id"]) not in places]:
+        return "; ".join(map(_still_runs, beyond))
+    serving = {place_of(each["id"]) for each in workers if _serves(each)}
+    lacking = [place for place in places if place not in serving]
+    empty = {place: why for place in lacking if (why := _why_empty(client, place, workers))}
+    if empty.keys() < set(lacking):
+        return f"{len(places) - len(lacking)} of {len(places)} workers are ready"
+    if empty:
+        raise Unavailable(f"out of service: {', '.join(empty.values())}; dspool restart {pool} fills what is empty")
+    return ""
+
+
+def _why_empty(client: Client, place: str, workers: Iterable[Row]) -> str:
+    """Return how the last worker of a place left it if nobody follows, nothing while somebody is there or to come."""
+    lives = [each for each in workers if place_of(each["id"]) == place]
+    if not lives or any(each["state"] in _ALIVE and not each["leaving"] for each in lives):
+        return ""
+    newest = max(lives, key=lambda each: incarnation_of(each["id"]))
+    if newest["leaving"] == "drained":
+        return f"{place} ({newest['id']} is drained)"
+    # The living come first, then the latest death: of a spare and the one it was to follow either may have died last.
+    last = lives[0]
+    if last["exit"] is None:
+        return ""
+    kind = client.execute("dspool.config")["pools"][last["pool"]]["restart"]["type"]
+    normal = last["exit"]["kind"] == "exited" and last["exit"]["code"] == 0 and last["boot_ms"] > 0
+    final = last["exit"]["cause"] == "drained" or kind == "temporary" or (kind == "transient" and normal)
+    return f"{place} ({last['id']} ended: {last['exit']['cause']})" if final else ""
 
 
 def _still_runs(row: Row) -> str:
@@ -179,9 +211,9 @@ def _why_kept(kept: Sequence[str], workers: Sequence[Row]) -> str:
     """Say of whom no spare was ready, and how the latest one ended."""
     told = []
     for name in kept:
-        dead = [row for row in workers if row["exit"] and _place(row["id"]) == _place(name)]
-        spares = [row for row in dead if _incarnation(row["id"]) > _incarnation(name)]
-        latest = max(spares, key=lambda row: _incarnation(row["id"]), default=None)
+        dead = [row for row in workers if row["exit"] and place_of(row["id"]) == place_of(name)]
+        spares = [row for row in dead if incarnation_of(row["id"]) > incarnation_of(name)]
+        latest = max(spares, key=lambda row: incarnation_of(row["id"]), default=None)
         spare = "" if latest is None else f" ({latest['id']}: {latest['exit']['cause']}; dspool logs {latest['id']})"
         told.append(name + spare)
     return "; ".join(told)
@@ -189,8 +221,8 @@ def _why_kept(kept: Sequence[str], workers: Sequence[Row]) -> str:
 
 def _followers(names: Iterable[str], workers: Sequence[Row]) -> dict[str, str | None]:
     """Return who serves in the place of each, None where nobody does yet."""
-    serving = {_place(row["id"]): row["id"] for row in workers if _serves(row)}
-    return {name: new if (new := serving.get(_place(name))) != name else None for name in names}
+    serving = {place_of(row["id"]): row["id"] for row in workers if _serves(row)}
+    return {name: new if (new := serving.get(place_of(name))) != name else None for name in names}
 
 
 # --- rows -------------------------------------------------------------------------------------------
@@ -210,15 +242,3 @@ def _find(workers: Iterable[Row], worker_id: str) -> Row | None:
 
 def _serves(row: Row) -> bool:
     return row["state"] in _READY and not row["leaving"]
-
-
-def _pool_of(worker_id: str) -> str:
-    return worker_id.rpartition("-")[0]
-
-
-def _place(worker_id: str) -> str:
-    return worker_id.rpartition(".")[0]
-
-
-def _incarnation(worker_id: str) -> int:
-    return int(worker_id.rpartition(".")[2])

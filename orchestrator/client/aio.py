@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 # How long a map that runs in this process may hold the event loop.
 _TURN_S: Final = 0.005
+# How often a map that waits to send refused rows again looks whether the connection has ended.
+_LOOK_S: Final = 0.5
 
 
 class AsyncFuture:
@@ -223,7 +225,7 @@ class AsyncClient(Awaiting, Api):
 
         rows = RowMap(
             plan, connection.max_in_flight, encode=encode, encode_rows=encode_rows, send=send,
-            has_room=lambda count: connection.has_room(route, count, more),
+            has_room=lambda count: connection.has_room(route, count, more), ended=lambda: connection.ended,
         )  # fmt: skip
         return self._iterate(rows, news)
 
@@ -231,8 +233,7 @@ class AsyncClient(Awaiting, Api):
         with closing(rows.values()) as steps:
             for values in steps:
                 if values is None:
-                    await news.wait()
-                    news.clear()
+                    await _wait(news, rows.until)
                     continue
                 for value in values:
                     yield value
@@ -246,3 +247,17 @@ class AsyncClient(Awaiting, Api):
                 if time.monotonic() >= until:
                     await asyncio.sleep(0)
                     until = time.monotonic() + _TURN_S
+
+
+async def _wait(news: asyncio.Event, until: float | None) -> None:
+    """Wait for news, at most until then (monotonic) or a little while."""
+    timer = None
+    if until is not None:
+        wait_s = min(max(until - time.monotonic(), 0.0), _LOOK_S)
+        timer = asyncio.get_running_loop().call_later(wait_s, news.set)
+    try:
+        await news.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
+    news.clear()

@@ -15,6 +15,7 @@ from orchestrator.client.request import Call, check_count, check_name, one_of, r
 from orchestrator.client.request import mapping as check_mapping
 from orchestrator.client.rows import MAX_ROWS, MapPlan
 from orchestrator.errors import InvalidRequest
+from pools.config import MAX_SIZE
 
 if TYPE_CHECKING:
     import numpy
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from orchestrator.client.signature_text import SignatureLike
 
 OPTIMIZER_POOL: Final = "optimizer"
-_MAX_SIZE: Final = 1024
 
 
 class Api:
@@ -75,6 +75,7 @@ class Api:
         rows: read as needed, at most `window` ahead of what is taken. ordered: values come in the order of the rows.
         on_error: "raise" the first error, or "yield" errors in the place of values; a bad row fails alone. chunk: rows
         per request, 1 to 1024; "auto" measures. deadline_s: for each request. Stopping early cancels what is under way.
+        Rows that are refused as Overloaded are sent again, until their deadline, or for 60 s without any answer.
         What runs in this process (see `execute`) runs a row when its value is taken: no windows, no chunks.
         """
         fields = request_fields(operation, pool, deadline_s, lm)
@@ -246,12 +247,12 @@ def _size_args(size: Any) -> dict[str, int]:
         return {"size": size[0], "max": size[1]}
     if _is_count(size):
         return {"size": size}
-    text = f'size must be a whole number from 0 to {_MAX_SIZE}, or {{"min": 1 or more, "max": as many or more}}'
+    text = f'size must be a whole number from 0 to {MAX_SIZE}, or {{"min": 1 or more, "max": as many or more}}'
     raise InvalidRequest(f"{text}, got {size!r}", path="size")
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SIZE
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
 
 
 def deploy_call(

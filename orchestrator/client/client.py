@@ -140,7 +140,7 @@ class Client(Waiting, Api):
 
         rows = RowMap(
             plan, connection.max_in_flight, encode=encode, encode_rows=encode_rows, send=send,
-            has_room=lambda _: True,
+            has_room=lambda _: True, ended=lambda: connection.ended,
         )  # fmt: skip
         return self._iterate(rows)
 
@@ -149,6 +149,6 @@ class Client(Waiting, Api):
         with closing(rows.values()) as steps:
             for values in steps:
                 if values is None:
-                    self.connection.wait_until(window.ready, window.waiters())
+                    self.connection.wait_until(window.ready, window.waiters(), rows.until)
                 else:
                     yield from values

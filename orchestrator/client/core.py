@@ -29,7 +29,7 @@ from orchestrator.client.room import Room, Route
 from orchestrator.client.shield import shield
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
 
-# How long past its deadline a request may be unanswered before it is failed here: the coordinator must be stuck.
+# How long past its deadline a request may be unanswered before it is failed here: the coordinator is late, or stuck.
 GUARD_S: Final = 0.2
 # Where this process itself stood still, answers may be there that nobody has read: so it is failed at the second look.
 _LOOK_AGAIN_S: Final = 0.1
@@ -142,9 +142,12 @@ class Connection(Leading):
         until = None if timeout_s is None else time.monotonic() + timeout_s
         return self._drive(future.done, (future._waiters,), until)
 
-    def wait_until(self, ready: Callable[[], bool], waiters: Iterable[list[Any]]) -> None:
-        """Wait until `ready` holds (called under the lock). Whoever makes it true wakes what stands in `waiters`."""
-        self._drive(ready, waiters, None)
+    def wait_until(self, ready: Callable[[], bool], waiters: Iterable[list[Any]], until: float | None = None) -> None:
+        """Wait until `ready` holds (called under the lock). Whoever makes it true wakes what stands in `waiters`.
+
+        until: not longer than that (monotonic), nor beyond the connection's end.
+        """
+        self._drive(ready if until is None else lambda: self._ended is not None or ready(), waiters, until)
 
     def wait_ticket(self, ticket: Ticket, until: float | None) -> bool:
         """Wait until a cancellation's outcome is known."""
@@ -223,7 +226,10 @@ class Connection(Leading):
         late = now - GUARD_S
         due = [(one.deadline, one) for one in self._futures.values() if one.deadline is not None]
         overdue = {one.request_id for deadline, one in due if deadline <= late}
-        text = f"no answer {GUARD_S:g} s after the deadline: the coordinator (pid {self.coordinator_pid}) is stuck"
+        text = (
+            f"the coordinator (pid {self.coordinator_pid}) has not answered {GUARD_S:g} s after the deadline: "
+            "it may be stopped or stuck, or late on a busy machine"
+        )
         for request_id in self._overdue & overdue:
             self._fail(request_id, DeadlineExceeded(text, stage="coordinator"), callbacks)
         if self._overdue:

@@ -266,7 +266,7 @@ class Leading(ABC):
         """Return how long the leader may sleep."""
         if self._unsent:
             timeout_ms = _RETRY_MS
-        elif self.expecting():
+        elif self.expecting() or until is not None:
             timeout_ms = _AT_MOST_MS
         else:
             timeout_ms = _IDLE_MS

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final
 
+from bridge.protocol.messages import ERROR
 from bridge.protocol.values import split_values
-from orchestrator.client.future import Future
+from orchestrator.client.future import Future, Parked
+from orchestrator.client.patience import Patience
 from orchestrator.client.progress import Progress
-from orchestrator.errors import DspoolError
+from orchestrator.errors import DspoolError, Overloaded
 
 MAX_CHUNK: Final = 64
 # What a coordinator takes in one request.
@@ -57,12 +63,13 @@ class Chunker:
 class Chunk:
     """Rows that travel together. A row that could not be encoded is its error; the others share a future.
 
-    Those of which the reply says that they were not run share the next one.
+    Those of which the reply says that they were not run share the next one; so do all, if they were refused for now.
     """
 
-    __slots__ = ("_answers", "done", "future", "outcomes", "payloads", "sent", "until")
+    __slots__ = ("_answers", "done", "future", "number", "outcomes", "payloads", "sent", "until")
 
     def __init__(self) -> None:
+        self.number: float = math.inf  # its place among those that were sent
         self.payloads: list[bytes] = []  # of one row or of several
         self.sent = 0  # rows in the payloads
         self.outcomes: list[Any] = []  # an error, or None for a row that is sent
@@ -79,6 +86,16 @@ class Chunk:
     def settled(self) -> bool:
         """Return whether there is something to collect, or nothing was to be sent."""
         return not self.sent if self.future is None else self.future.done()
+
+    def refusal(self) -> Overloaded | None:
+        """Return the error if the coordinator has not taken the rows, but may later; None if they are not settled."""
+        future = self.future
+        reply = future.reply if future is not None and future.done() else None
+        # What names a worker was run there.
+        if future is None or reply is None or reply.status != ERROR or reply.worker:
+            return None
+        error = future.exception()
+        return error if isinstance(error, Overloaded) and error.retryable else None
 
     def collect(self) -> int:
         """Take in the answers that came. Return to how many rows; `sent` is how many must be sent again."""
@@ -155,16 +172,21 @@ def _until_error(outcomes: list[Any]) -> Iterator[Any]:
 
 
 class Window:
-    """The chunks under way. `ordered`: they are taken as they were added, else as they finish."""
+    """The chunks under way. `ordered`: they are taken as they were added, else as they finish.
 
-    def __init__(self, *, ordered: bool, window: int, chunk: int | None) -> None:
+    Those that were refused for now are taken as soon as that is known, to be sent again, while `patience` lasts.
+    """
+
+    def __init__(self, *, ordered: bool, window: int, chunk: int | None, patience: Patience) -> None:
         self._ordered = ordered
+        self._patience = patience
         self._limit = window
         self._chunker = Chunker(chunk, window)
         self._chunks: dict[int, Chunk] = {}
         self._added = 0
         self._rows = 0
-        self._finished: deque[int] = deque()
+        self._finished: deque[int] = deque()  # `ordered`: only those that failed
+        self._watching: list[Parked] = []  # who waits for them
 
     def room(self) -> int:
         """Return how many rows to send next, 0 if the window is full. What is not taken yet counts."""
@@ -173,36 +195,67 @@ class Window:
 
     def add(self, chunk: Chunk) -> None:
         """Add a chunk; its `done` is to be called, from any thread, when its future is settled."""
-        number = self._added = self._added + 1
+        chunk.number = number = self._added = self._added + 1
         self._chunks[number] = chunk
         self._rows += chunk.rows
-        chunk.done = lambda _: self._finished.append(number)
+        chunk.done = functools.partial(self._settled, number)
+
+    def _settled(self, number: int, future: object) -> None:
+        if not self._ordered:
+            self._finished.append(number)
+        elif isinstance(future, Future) and future.reply is not None and future.reply.status == ERROR:
+            self._finished.append(number)
+            for parked in self._watching:
+                parked.wake()
 
     def ready(self) -> bool:
         """Return whether `take` has a chunk."""
-        if self._ordered:
-            return bool(self._chunks) and next(iter(self._chunks.values())).settled()
-        return bool(self._finished)
+        return bool(self._finished) or self._front_settled()
 
     def take(self) -> Chunk | None:
         """Return the next chunk that is settled, None if there is none. One with rows to send again stays."""
-        if not self.ready():
+        while self._ordered and self._finished:
+            failed = self._chunks.get(self._finished.popleft())
+            if failed is not None and self._refused(failed):
+                return failed
+        if self._front_settled():
+            number = next(iter(self._chunks))
+        elif not self._ordered and self._finished:
+            number = self._finished.popleft()
+        else:
             return None
-        number = next(iter(self._chunks)) if self._ordered else self._finished.popleft()
         chunk = self._chunks[number]
+        if self._refused(chunk):
+            return chunk
         reply = chunk.future.reply if chunk.future is not None else None
+        refused = chunk.refusal() is not None
         answered = chunk.collect()
         if reply is not None:
             self._chunker.observe(answered, reply.run_ms)
+            if not refused:
+                self._patience.answered()
         if not chunk.sent:
             del self._chunks[number]
             self._rows -= chunk.rows
         return chunk
 
+    def _front_settled(self) -> bool:
+        return self._ordered and bool(self._chunks) and next(iter(self._chunks.values())).settled()
+
+    def _refused(self, chunk: Chunk) -> bool:
+        """Return whether a chunk was refused and is to be sent again."""
+        error = chunk.refusal()
+        if error is None or not self._patience.refused(error, chunk.until):
+            return False
+        chunk.future = None
+        return True
+
     def waiters(self) -> list[list[Any]]:
         """Return the lists of waiters of which one is woken when `ready` comes true."""
         futures = self.futures()
-        return [future.waiters for future in (futures[:1] if self._ordered else futures)]
+        if self._ordered:
+            return [self._watching, *(future.waiters for future in futures[:1])]
+        return [future.waiters for future in futures]
 
     def futures(self) -> list[Future]:
         """Return the futures under way, the one awaited first in front."""
@@ -221,17 +274,28 @@ class RowMap:
         self, plan: MapPlan, max_in_flight: int, *, encode: Callable[[Any], bytes],
         send: Callable[[bytes, int, float | None, Callable[[object], object]], Future], has_room: Callable[[int], bool],
         encode_rows: Callable[[list[Any]], bytes | None] = lambda _: None,
+        ended: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Send with `send(payload, rows, deadline_s, notify)`; `notify` is called, on any thread, when it is settled.
 
-        encode_rows: encodes rows in one go, or returns None: then each is encoded by itself.
+        encode_rows: encodes rows in one go, or returns None: then each is encoded by itself. ended: whether `send` can
+        only raise, for which no time is waited.
         """
-        self.window = Window(ordered=plan.ordered, window=min(plan.window, max_in_flight), chunk=plan.chunk)
+        self._patience = Patience(clock)
+        self.window = Window(
+            ordered=plan.ordered, window=min(plan.window, max_in_flight), chunk=plan.chunk, patience=self._patience
+        )
+        self._ended, self._clock = ended, clock
         self._plan = plan
         self._encode, self._encode_rows, self._send, self._has_room = encode, encode_rows, send, has_room
         self._source = iter(plan.rows)
         self._exhausted = False
         self._unsent: deque[Chunk] = deque()
+
+    @property
+    def until(self) -> float | None:
+        """When to go on (by the clock) although the window is not ready, None if not by itself."""
+        return self._patience.until
 
     def values(self) -> Generator[Iterable[Any] | None, None, None]:
         """Yield what `steps` does, as the plan has it: errors raised or not, progress told, the rest cancelled."""
@@ -248,12 +312,13 @@ class RowMap:
                 self.cancel()
 
     def steps(self) -> Iterator[list[Any] | None]:
-        """Yield the outcomes of a chunk, or None: wait until `window.ready()` (or for room, where there was none)."""
+        """Yield the outcomes of a chunk, or None: wait until `window.ready()`, or `until` is over, or there is room."""
         while True:
             self._fill()
             chunk = self.window.take()
             if chunk is not None and chunk.sent:
-                self._unsent.appendleft(chunk)
+                # The first goes first: for it the others may have to be kept.
+                insort(self._unsent, chunk, key=attrgetter("number"))
             elif chunk is not None:
                 yield chunk.results()
             elif self.window.empty and self._exhausted and not self._unsent:
@@ -262,6 +327,8 @@ class RowMap:
                 yield None
 
     def _fill(self) -> None:
+        if not self._patience.over() and not self._ended():
+            return
         while True:
             if not self._unsent and not self._exhausted and (size := self.window.room()):
                 batch = list(islice(self._source, size))
@@ -277,9 +344,9 @@ class RowMap:
         deadline_s = self._plan.deadline_s
         if chunk.done is None:
             self.window.add(chunk)
-            chunk.until = None if deadline_s is None else time.monotonic() + deadline_s
+            chunk.until = None if deadline_s is None else self._clock() + deadline_s
         elif chunk.until is not None:
-            deadline_s = max(chunk.until - time.monotonic(), 0.001)
+            deadline_s = max(chunk.until - self._clock(), 0.001)
         assert chunk.done is not None
         if chunk.sent:
             chunk.future = self._send(b"".join(chunk.payloads), chunk.sent, deadline_s, chunk.done)

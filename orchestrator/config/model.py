@@ -20,10 +20,11 @@ from pydantic import (
     field_validator,
 )
 
+from pools.config import MAX_SIZE
+
 KeyPath = tuple[str | int, ...]
 
 MAX_SECONDS: Final = 30 * 24 * 3600.0
-MAX_SIZE: Final = 1024
 
 # How errors name the choice that was taken between two shapes of a value. No key looks like these.
 BOUNDS_TAG, NUMBER_TAG = "<bounds>", "<number>"

@@ -8,6 +8,7 @@ coordinator any more (each of the last two may be absent).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -142,14 +143,29 @@ def _run(
     settings: Settings, order: StartOrder, reporter: Reporter, lifeline_fd: int | None, signals: int, run_id: str,
     directory: Path,
 ) -> None:  # fmt: skip
+    with contextlib.ExitStack() as ending:
+        _serve(settings, order, reporter, lifeline_fd, signals, run_id, directory, ending)
+
+
+def _serve(
+    settings: Settings, order: StartOrder, reporter: Reporter, lifeline_fd: int | None, signals: int, run_id: str,
+    directory: Path, ending: contextlib.ExitStack,
+) -> None:  # fmt: skip
+    """Make what a coordinator needs, and run. ending: what is to be given back, however this ends, the latest first."""
     context = zmq.Context(io_threads=1)
+    ending.callback(context.term)
     max_frame = max(settings.limits.message_bytes, MAX_BATCH_FRAME_BYTES) + 65_536
     front_endpoint, back_endpoint = (ipc_endpoint(str(directory / f"{end}.sock")) for end in ("frontend", "backend"))
-    frontend = Router(context, front_endpoint, max_frame_bytes=max_frame)
+    frontend = Router(context, front_endpoint, max_frame_bytes=max_frame, watched=True)
+    ending.callback(frontend.close, _LINGER_MS)
     backend = Router(context, back_endpoint, max_frame_bytes=max_frame)
-    confinement = Confinement.open(os.getpid(), starter_pid=order.starter_pid)
-    launcher = ZygoteLauncher(run_id, env=zygote_environment(settings, os.environ), python_path=settings.python_path)
+    ending.callback(backend.close)
     births = Births(settings, run_id=run_id, endpoint=back_endpoint)
+    ending.callback(births.close)
+    confinement = Confinement.open(os.getpid(), starter_pid=order.starter_pid, pools=settings.pools)
+    ending.callback(confinement.close)
+    launcher = ZygoteLauncher(run_id, env=zygote_environment(settings, os.environ), python_path=settings.python_path)
+    ending.callback(launcher.close)
     identity = Identity(
         run_id=run_id, version=package_version(), pid=os.getpid(), started_ticks=process_ticks(os.getpid()) or 0
     )
@@ -179,17 +195,7 @@ def _run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-    try:
-        reactor.run()
-    finally:
-        try:
-            launcher.close()
-        finally:
-            confinement.close()
-        births.close()
-        backend.close()
-        frontend.socket.close(linger=_LINGER_MS)
-        context.term()
+    reactor.run()
 
 
 def _watch_owner(reactor: Reactor, lifeline_fd: int | None, owner_pid: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from bridge.protocol.codec import decode
-from bridge.protocol.messages import Bye, Hello, Message, Request, Taken, Welcome
+from bridge.protocol.messages import Bye, CancelReply, Hello, Message, Request, Taken, Welcome
 from bridge.transport import Router
 from orchestrator.config import Settings
 from orchestrator.coordinator.outbox import WINDOW_BYTES, Outbox
@@ -22,6 +22,9 @@ from pools.core.fleet import FROM_CLIENTS, Fleet
 # before may have filled the other half. The first two begin with a quarter, for more may come at any moment.
 _WINDOW_ROWS_MIN: Final = 64
 _SHARERS_MIN: Final = 2
+# Says nothing: the answer to a cancellation that nobody has asked for. To whom it cannot be sent, is gone.
+_PROBE_AGAIN_S: Final = 0.5
+_PROBE: Final = CancelReply(request_id=0, stage="finished", how="none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,9 @@ class Clients:
         self._next_no = 1
         self._pidfds: dict[bytes, int] = {}  # -1: its process cannot be watched
         self._log = structlog.get_logger("dspool.coordinator")
+        self._probe_at: float | None = None
+        watching.add(router.connections_fileno(), self._look_for_the_lost)
+        router.connections()  # the descriptor tells of nothing before it was asked once
 
     def __len__(self) -> int:
         return len(self._pidfds)
@@ -139,6 +145,14 @@ class Clients:
         self.outbox.forget(peer)
         self._fleet.handle(ClientGone(), now, peer)
 
+    def _look_for_the_lost(self, now: float) -> None:
+        """Find out whose connection ended, although its process lives and it said no Bye."""
+        self._probe_at = None
+        if self._router.connections() < len(self._pidfds):
+            self.send([(peer, _PROBE) for peer in self._pidfds], now)
+            # libzmq tells of the end a moment before it refuses to send.
+            self._probe_at = now + _PROBE_AGAIN_S
+
     def send(self, sends: list[tuple[bytes, Any]], now: float) -> None:
         """Send messages; who cannot be reached is gone."""
         for peer in self.outbox.send(sends, now):
@@ -152,6 +166,8 @@ class Clients:
             self.peers.mute(peer)
         for peer in gone | slow:
             self.gone(peer, now)
+        if self._probe_at is not None and now >= self._probe_at:
+            self._look_for_the_lost(now)
 
     def close(self) -> None:
         """Close what is watched of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,12 +20,12 @@ _NO_LIMIT: Final = 1 << 60
 class _Files(NamedTuple):
     limit: str
     used: str
-    cache: bytes  # the line of memory.stat
+    given_back: tuple[str, ...]  # lines of memory.stat: what the kernel gives back when memory is needed
 
 
 _FILES: Final = {
-    1: _Files("memory.limit_in_bytes", "memory.usage_in_bytes", b"total_inactive_file"),
-    2: _Files("memory.max", "memory.current", b"inactive_file"),
+    1: _Files("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    2: _Files("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable")),
 }
 
 
@@ -55,7 +56,7 @@ class MemoryGauge:
 
 
 class _LimitedGroup:
-    """A group with a limit. What files have left in the page cache and nobody uses is given back when it is needed."""
+    """A group with a limit. What files have left in the page cache, and caches of the kernel, are not counted."""
 
     def __init__(self, folder: Path, files: _Files) -> None:
         names = (files.limit, files.used, "memory.stat")
@@ -67,7 +68,7 @@ class _LimitedGroup:
             for fd in self.fds:
                 os.close(fd)
             raise
-        self._cache = b"\n" + files.cache + b" "
+        self._given_back = re.compile(rf"^(?:{'|'.join(files.given_back)}) (\d+)$".encode(), re.MULTILINE)
 
     def limit(self) -> int | None:
         text = os.pread(self.fds[0], 64, 0).strip()
@@ -78,9 +79,8 @@ class _LimitedGroup:
         if not limit:
             return 0.0
         used = int(os.pread(self.fds[1], 64, 0))
-        _, found, rest = (b"\n" + os.pread(self.fds[2], _READ_BYTES, 0)).partition(self._cache)
-        cache = int(rest.split(b"\n", 1)[0]) if found else 0
-        return min(max(used - cache, 0) / limit, 1.0)
+        spare = sum(map(int, self._given_back.findall(os.pread(self.fds[2], _READ_BYTES, 0))))
+        return min(max(used - spare, 0) / limit, 1.0)
 
 
 def _limited(group: Group) -> list[_LimitedGroup]:

@@ -79,7 +79,7 @@ class Workers:
                 elif known and kind in FROM_WORKERS:
                     handle(message, now, peer)
                     if kind is Ready:
-                        self._confinement.ready(peer, self._settings.pools)
+                        self._confinement.ready(peer)
                 else:
                     self._answer(peer, self.peers.misbehaved(peer, f"{kind.__name__} from a stranger"))
             self.peers.unknown += decoded.unknown

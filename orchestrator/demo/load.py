@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.errors import DspoolError, WorkerLost
+from pools.worker_id import place_of
 
 if TYPE_CHECKING:
     from orchestrator.client.client import Client
@@ -36,7 +37,7 @@ class Outcome:
     """What callers saw; seconds from the kill.
 
     told_s: the last caller that lost its call learnt of it. other: unexpected errors. ready_s: `replacement`, the next
-    life of the victim's place, was seen ready. answered_s: it had answered a call itself. answered_meanwhile: calls
+    worker in the victim's place, was seen ready. answered_s: it had answered a call itself. answered_meanwhile: calls
     that others answered until then.
     """
 
@@ -91,10 +92,10 @@ def _kill_busy_worker(client: Client) -> Victim:
 
 def _replacement(client: Client, victim: Victim) -> str | None:
     """Return the id of a ready worker in the victim's place, None while there is none."""
-    place = victim.worker_id.rpartition(".")[0]
+    place = place_of(victim.worker_id)
     for row in client.workers():
         worker_id = str(row["id"])
-        if worker_id.rpartition(".")[0] == place and worker_id != victim.worker_id and row["state"] in _IN_SERVICE:
+        if place_of(worker_id) == place and worker_id != victim.worker_id and row["state"] in _IN_SERVICE:
             return worker_id
     return None
 

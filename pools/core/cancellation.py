@@ -89,7 +89,7 @@ def expire(tables: Tables, now: float) -> None:
 def _too_late(entry: RequestEntry, running_at: WorkerEntry | None, now: float) -> BridgeError:
     stage = "queued" if running_at is None else "running"
     text = f"{entry.message.operation} was still {stage} {now - entry.accepted_at:.2f} s after it was accepted"
-    far = how_far(running_at, entry) if running_at is not None else ""
+    far = how_far(running_at, entry, now) if running_at is not None else ""
     return BridgeError(DEADLINE_EXCEEDED, f"{text} ({far})" if far else text, details={"stage": stage})
 
 

@@ -7,7 +7,6 @@ Time is an argument: monotonic seconds.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -39,9 +38,7 @@ Handler = Callable[[Tables, Any, float, bytes], None]
 
 def _on_tick(tables: Tables, event: Tick, now: float, peer: bytes) -> None:
     cancellation.expire(tables, now)  # first: what is out of time asks for nothing any more
-    timers = tables.timers
-    while timers and timers[0][0] <= now:
-        heapq.heappop(timers)[2](tables, now)
+    tables.run_timers(now)
     lifecycle.stop_if_idle(tables, now)
 
 
@@ -131,7 +128,7 @@ class Fleet:
         """Return when `Tick` is next due, or None."""
         tables = self._tables
         deadline = tables.deadlines.next_due()
-        timer = tables.timers[0][0] if tables.timers else None
+        timer = tables.next_timer()
         if deadline is None or timer is None:
             return timer if deadline is None else deadline
         return min(deadline, timer)

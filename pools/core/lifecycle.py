@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from bridge.protocol.errors import CANCELLED, BridgeError, decode_error
@@ -37,9 +36,6 @@ from pools.core.tables import Tables, unavailable
 _CHECK_EVERY_S: Final = 1.0
 # A silence is noticed at most this long after its limit; its worker is dead 0.2 s later (DUMP_S).
 _LISTEN_EVERY_S: Final = 0.5
-# Where the look itself comes so late, the coordinator stood still (SIGSTOP, a suspended machine): then nobody was
-# silent, nobody was listening.
-_STALL_S: Final = 0.5
 # A boot imports DSPy and, one day, a model; one that takes longer hangs.
 BOOT_LIMIT_S: Final = 300.0
 # A launch of which nothing was ever heard, not even after it was killed, is lost: its place is filled anew.
@@ -51,7 +47,7 @@ def start(tables: Tables, now: float) -> None:
     for pool in tables.pools.values():
         reconcile(tables, pool, now)
     tables.after(now + _CHECK_EVERY_S, check)
-    _listen_later(tables, now)
+    tables.after(now + _LISTEN_EVERY_S, listen)
 
 
 def on_launched(tables: Tables, event: WorkerLaunched, now: float, peer: bytes) -> None:
@@ -213,22 +209,16 @@ def _boot_error(pool: PoolEntry, worker: WorkerEntry, event: WorkerExited, reaso
     )
 
 
-def _listen_later(tables: Tables, now: float) -> None:
-    due = now + _LISTEN_EVERY_S
-    tables.after(due, partial(_listen, due))
-
-
-def _listen(due: float, tables: Tables, now: float) -> None:
+def listen(tables: Tables, now: float) -> None:
     """Look at every worker's heartbeat, and whether pools are to grow or shrink. Runs twice a second."""
-    stalled = now - due > _STALL_S
     for worker in list(tables.workers.values()):
-        if stalled or worker.state == LAUNCHING:
+        if worker.state == LAUNCHING:
             worker.last_heard = now
         limit_s = worker.pool.config.heartbeat_limit_s
-        if now - worker.last_heard > limit_s:
+        if now - max(worker.last_heard, tables.awake_since) > limit_s:
             dump_and_kill(tables, worker, f"no heartbeat for {limit_s:g} s", now)
     scale(tables, now)
-    _listen_later(tables, now)
+    tables.after(now + _LISTEN_EVERY_S, listen)
 
 
 def check(tables: Tables, now: float) -> None:

@@ -47,9 +47,13 @@ def reconcile(tables: Tables, pool: PoolEntry, now: float) -> None:
 
 
 def _probe(tables: Tables, pool: PoolEntry, vacant: list[Place], now: float) -> None:
-    if pool.probe not in pool.lives and now >= pool.probe_at and vacant:
-        vacant[0].worker = launch(tables, pool, vacant[0], now)
-        pool.probe = vacant[0].worker.worker_id
+    if pool.probe in pool.lives or now < pool.probe_at:
+        return
+    # One may have to wait longer, for a crash of its own.
+    place = next((place for place in vacant if place.not_before <= now), None)
+    if place is not None:
+        place.worker = launch(tables, pool, place, now)
+        pool.probe = place.worker.worker_id
 
 
 def fill_later(tables: Tables, pool: PoolEntry, place: Place, delay_s: float, now: float) -> None:

@@ -21,11 +21,12 @@ def recycle(tables: Tables, pool: PoolEntry, now: float) -> None:
         if not pool.large_at_birth and _GROWTH * worker.rss_at_birth > pool.config.memory_limit_mb << 20 > 0:
             _tell(tables, worker)
         why = reason(worker, now)
-        if not why and now >= pool.memory_recycle_at and _has_grown(worker):
-            why = f"recycled: {worker.rss_bytes >> 20:,} MiB of memory"
-            pool.memory_recycle_at = now + _MEMORY_EVERY_S
         if why:
             replace(tables, worker, Wish(why), now)
+        elif now >= pool.memory_recycle_at and _has_grown(worker):
+            why = f"recycled: {worker.rss_bytes >> 20:,} MiB of memory"
+            if replace(tables, worker, Wish(why), now):
+                pool.memory_recycle_at = now + _MEMORY_EVERY_S
 
 
 def _tell(tables: Tables, worker: WorkerEntry) -> None:

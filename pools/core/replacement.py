@@ -11,14 +11,20 @@ from pools.core.states import READY
 from pools.core.tables import Tables
 
 
-def replace(tables: Tables, worker: WorkerEntry, wish: Wish, now: float) -> None:
-    """Have a worker replaced, as soon as its pool has replaced those that were asked for before."""
+def replace(tables: Tables, worker: WorkerEntry, wish: Wish, now: float) -> bool:
+    """Have a worker replaced, as soon as its pool has replaced those that were asked for before.
+
+    Return False if it leaves or is to be replaced already: then nothing changes.
+    """
     pool = worker.pool
     succession = pool.succession
     if worker.stop_wanted or worker.kill_why or (succession is not None and succession.old is worker):
-        return
-    pool.wishes.setdefault(worker.worker_id, wish)
+        return False
+    if worker.worker_id in pool.wishes:
+        return False
+    pool.wishes[worker.worker_id] = wish
     advance(tables, pool, now)
+    return True
 
 
 def advance(tables: Tables, pool: PoolEntry, now: float) -> None:

@@ -44,10 +44,15 @@ def scale(tables: Tables, now: float) -> None:
         return
     for pool in tables.pools.values():
         if pool.least < pool.most:
-            peak_rows = pool.demand.add(pool.queued + pool.in_flight, now=now)
+            peak_rows = pool.demand.add(pool.queued + _held(pool), now=now)
             if pool.boot_error is None:
                 _grow(tables, pool, now)
                 _shrink(tables, pool, peak_rows, now)
+
+
+def _held(pool: PoolEntry) -> int:
+    """Return the rows that take up room: also those that are settled and that a worker has not let go of."""
+    return max(pool.in_flight, sum(worker.held for worker in pool.ready))
 
 
 def _grow(tables: Tables, pool: PoolEntry, now: float) -> None:
@@ -56,6 +61,7 @@ def _grow(tables: Tables, pool: PoolEntry, now: float) -> None:
     if tables.memory_paused or pool.size >= pool.most or not workers or len(pool.ready) < workers:
         return  # not possible, or some are on their way
     rows, since = _waiting(pool, now)
+    since = max(since, tables.awake_since)  # while the coordinator stood still nobody could be given anything
     if now - since < GROW_AFTER_S:
         return
     size = _size_with(pool, min(workers, max(1, rows // pool.slots)))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from bridge.protocol.errors import INVALID_REQUEST, BridgeError, not_found
+from pools.config import MAX_SIZE
 from pools.core.entries import Place, PoolEntry, Wish, WorkerEntry
 from pools.core.events import DrainWorker, Resize, Restart
 from pools.core.places import reconcile
 from pools.core.replacement import replace, vacate
 from pools.core.scaling import set_bounds, set_size
 from pools.core.tables import Tables, unavailable
-
-MAX_SIZE: Final = 1024
 
 
 def on_resize(tables: Tables, event: Resize, now: float, peer: bytes) -> None:

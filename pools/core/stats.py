@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from math import frexp
 from typing import Final
 
 _PER_OCTAVE: Final = 16  # buckets per doubling, equally wide: 3 to 6 % of their values
@@ -30,7 +29,7 @@ class Histogram:
         if now >= self._rotate_at:
             self._rotate(now)
         # value = mantissa * 2**exponent with a mantissa from 0.5 to 1: equal steps of it per octave.
-        mantissa, exponent = frexp(value_ms * _PER_MS)
+        mantissa, exponent = math.frexp(value_ms * _PER_MS)
         index = exponent * _PER_OCTAVE + int(mantissa * _PER_MANTISSA) - _PER_MANTISSA
         self._current[0 if index < 0 else index if index < _BUCKETS else _BUCKETS - 1] += 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bridge.protocol.errors import BridgeError
 from bridge.protocol.messages import Program
@@ -17,6 +17,13 @@ from pools.core.events import Effect, Log
 
 # What a timer does when it fires: a function of (tables, now) bound to its subject.
 Timer = Callable[["Tables", float], None]
+# Where a timer is looked at so late, the coordinator stood still (SIGSTOP, a suspended machine, a long turn): what it
+# would judge by may lie there unread.
+LATE_S: Final = 0.05
+# By then what lay there is read: the transport's own thread stood still too, and must fetch it first.
+READ_S: Final = 0.25
+# After so long nobody was silent and nobody waited: nobody was listening.
+_STALL_S: Final = 0.5
 
 
 class Route(NamedTuple):
@@ -60,6 +67,8 @@ class Tables:
         self.control: list[tuple[Peer, Any]] = []
         self.epochs = itertools.count(1)
         self._timer_order = itertools.count()
+        self._read_by = 0.0  # no timer runs before: the coordinator reads what lay there after a standstill
+        self.awake_since = 0.0  # the end of the latest long standstill
         self.draining = False  # the end has begun: nothing new is accepted
         self.memory_used: float | None = None
         self.memory_paused = False  # nothing new is accepted until there is memory again
@@ -74,6 +83,30 @@ class Tables:
     def after(self, at: float, timer: Timer) -> None:
         """Call `timer` at the first Tick not before `at`."""
         heapq.heappush(self.timers, (at, next(self._timer_order), timer))
+
+    def next_timer(self) -> float | None:
+        """Return when the next timer may run, or None."""
+        if not self.timers:
+            return None
+        at = self.timers[0][0]
+        return at if at > self._read_by else self._read_by
+
+    def is_reading(self, now: float) -> bool:
+        """Return whether timers wait until what lay there after a standstill is read."""
+        return now < self._read_by
+
+    def run_timers(self, now: float) -> None:
+        """Do what is due. After a standstill it waits a moment: first the workers' answers are read."""
+        due = self.next_timer()
+        if due is None or now < due:
+            return
+        if now - due > LATE_S:
+            self._read_by = now + READ_S
+            if now - due > _STALL_S:
+                self.awake_since = now
+            return
+        while self.timers and self.timers[0][0] <= now:
+            heapq.heappop(self.timers)[2](self, now)
 
     def asks(self, client: ClientEntry) -> None:
         """Count a client in that asks for the first time in this spell."""

@@ -1,9 +1,9 @@
 """Control groups of workers: where the kernel can hold a worker and all that it starts to a limit, it does.
 
-With cgroup version 2 every worker gets a group of its own: at most 256 processes, a hard limit of memory, and one order
-that kills whatever is in it. That needs a group that is this process's alone, with its controllers handed down to it
-(systemd: `Delegate=yes`); where that is not so nothing is done, and `survey` says why. The files and rules are those of
-the kernel's cgroup-v2.rst:
+With cgroup version 2 every worker gets a group of its own: a limit of processes and threads, a hard limit of memory,
+and one order that kills whatever is in it. That needs a group that is this process's alone, with its controllers handed
+down to it (systemd: `Delegate=yes`); where that is not so nothing is done, and `survey` says why. The files and rules
+are those of the kernel's cgroup-v2.rst:
 
     <our group>/dspool.<pid namespace>.<pid>.<start>/     one folder per coordinator, in which no process may be
         coordinator/                                      whoever was in our group: itself may hold none any more
@@ -18,17 +18,21 @@ import queue
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
+
+from pools.launch.cgroup_files import disable, enable, limit_memory, move, move_family, pids, words, write
 
 CONTROLLERS: Final = ("memory", "pids")
-PIDS_MAX: Final = 256
+# What a worker may have at once, processes and threads: so many, and for each slot a thread pool as Python makes them
+# by default, which is also more than the threads of an OpenMP team.
+PIDS_BASE: Final = 256
+PIDS_PER_SLOT: Final = (os.cpu_count() or 1) + 4
 DELEGATE: Final = "systemd-run --user --scope -p Delegate=yes dspool up"
-
-# What holds from a worker's first moment, by controller. When memory runs out all of the group goes, not a part of it.
-_LIMITS: Final = {"pids": (("pids.max", PIDS_MAX),), "memory": (("memory.oom.group", 1),)}
 
 _SELF: Final = Path("/proc/self")
 _FOLDER: Final = re.compile(r"dspool\.(\d+)\.(\d+)\.(\d+)")
@@ -94,7 +98,7 @@ def survey(ours: Collection[int], *, controllers: Sequence[str] = CONTROLLERS, p
     group = find_group("", process)
     if group is None:
         return Survey(None, "no cgroup version 2 is mounted", "not needed")
-    missing = [name for name in controllers if name not in _words(group.folder / "cgroup.controllers")]
+    missing = [name for name in controllers if name not in words(group.folder / "cgroup.controllers")]
     if missing:
         elsewhere = [name for name in missing if (found := find_group(name, process)) and found.version == 1]
         advice = _VERSION_1 if elsewhere else DELEGATE
@@ -102,7 +106,7 @@ def survey(ours: Collection[int], *, controllers: Sequence[str] = CONTROLLERS, p
     files = [group.folder, *(group.folder / name for name in ("cgroup.procs", "cgroup.subtree_control"))]
     if not all(os.access(each, os.W_OK) for each in files):
         return Survey(group, f"{group.folder} is not writable", DELEGATE)
-    others = [pid for pid in _pids(group.folder) if pid not in ours]
+    others = [pid for pid in pids(group.folder) if pid not in ours]
     if others and not _is_root(group.folder):
         shown = ", ".join(map(str, others[:_SHOWN_PIDS])) + (", …" if len(others) > _SHOWN_PIDS else "")
         return Survey(group, f"others are in {group.folder} too (pid {shown})", DELEGATE)
@@ -114,25 +118,34 @@ def _is_root(folder: Path) -> bool:
     return not (folder / "cgroup.type").exists()
 
 
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
-
-
-def _pids(folder: Path) -> list[int]:
-    return [int(word) for word in _words(folder / "cgroup.procs")]
-
-
 # --- groups of workers ------------------------------------------------------------------------------
+
+
+def pids_max(slots: int) -> int:
+    """Return how many processes and threads a worker with so many slots may have."""
+    return PIDS_BASE + slots * PIDS_PER_SLOT
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker's group. moved: the worker is in it."""
+
+    folder: Path
+    moved: bool = False
+
+
+class Failure(NamedTuple):
+    """What the kernel refused for a worker. Without its group it has no limit at all, else all but this one."""
+
+    worker_id: str
+    error: str
 
 
 class WorkerGroups:
     """The groups of one coordinator's workers. Used by one thread; whatever goes wrong, workers run without.
 
     `admit` gives a worker its group, `limit_memory` the limit that holds from then on, `was_short_of_memory` says how
-    it ended, `remove` kills what is left in the group.
+    it ended, `remove` kills what is left in the group. A thread moves and limits; `failures` tells what it could not.
     """
 
     def __init__(
@@ -142,15 +155,18 @@ class WorkerGroups:
         self._parent = parent.folder
         self.folder = parent.folder / name
         self._controllers = tuple(controllers)
-        self._workers: dict[str, Path] = {}
+        before = words(self._parent / "cgroup.subtree_control")
+        self._switched_on = [name for name in controllers if name not in before]
+        self._workers: dict[str, _Worker] = {}
         self._ending: list[Path] = []
+        self._failures: list[Failure] = []
         self._mover: _Mover | None = None
         _make(self.folder)
         try:
             if not _is_root(self._parent):
                 self._move_down(ours)
-            _enable(self._parent, self._controllers)
-            _enable(self.folder, self._controllers)
+            enable(self._parent, self._controllers)
+            enable(self.folder, self._controllers)
         except OSError:
             self.close()
             raise
@@ -160,47 +176,74 @@ class WorkerGroups:
         """Bring who is in our group into a leaf. Whoever else comes meanwhile has the kernel refuse what follows."""
         leaf = self.folder / _LEAF
         _make(leaf)
-        for pid in _pids(self._parent):
+        for pid in pids(self._parent):
             if pid in ours:
                 with contextlib.suppress(ProcessLookupError):
-                    _move(pid, leaf)
+                    move(pid, leaf)
 
-    def admit(self, worker_id: str, pid: int) -> bool:
-        """Make a worker's group and have its process brought there; return whether there is one."""
+    def admit(self, worker_id: str, pid: int, *, pids: int) -> bool:
+        """Make a worker's group and have its process brought there, and what that started; return whether there is one.
+
+        pids: how many processes and threads there may be in it.
+        """
         if self._mover is None:
             return False
         folder = self.folder / worker_id
+        # When memory runs out all of the group goes, not a part of it.
+        limits = {"pids": ("pids.max", pids), "memory": ("memory.oom.group", 1)}
         try:
             _make(folder)
-            for file, value in (limit for name in self._controllers for limit in _LIMITS.get(name, ())):
-                _write(folder / file, value)
-        except OSError:
+            for file, value in (limits[name] for name in self._controllers if name in limits):
+                write(folder / file, value)
+        except OSError as exc:
+            self._failures.append(Failure(worker_id, str(exc)))
             self._end(folder)
             return False
-        self._workers[worker_id] = folder
-        self._mover.move(pid, folder)
+        self._workers[worker_id] = _Worker(folder)
+        whence = self.folder / _LEAF
+        self._mover.do(worker_id, partial(move_family, pid, whence if whence.exists() else self._parent, folder))
         return True
 
     def limit_memory(self, worker_id: str, limit_bytes: int, *, at_least: float = 1.0) -> None:
-        """Hold a worker to so much memory, or to `at_least` times what it has now if that is more."""
-        folder = self._workers.get(worker_id)
-        if folder is None:
-            return
-        with contextlib.suppress(OSError, ValueError):
-            current = int((folder / "memory.current").read_text())
-            _write(folder / "memory.max", max(limit_bytes, int(current * at_least)))
+        """Have a worker held to so much memory, or to `at_least` times what it has then if that is more."""
+        worker = self._workers.get(worker_id)
+        if worker is not None and self._mover is not None and "memory" in self._controllers:
+            # After its move: before that the group is empty.
+            self._mover.do(worker_id, partial(limit_memory, worker.folder, limit_bytes, at_least))
 
     def was_short_of_memory(self, worker_id: str) -> bool | None:
-        """Return whether the kernel has killed in a worker's group for want of memory; None: it has no count."""
-        folder = self._workers.get(worker_id)
-        counts = _words(folder / "memory.events") if folder is not None else []
+        """Return whether the kernel has killed in a worker's group for want of memory.
+
+        None: it has no count, or the worker never was in it.
+        """
+        self._hear_mover()
+        worker = self._workers.get(worker_id)
+        counts = words(worker.folder / "memory.events") if worker is not None and worker.moved else []
         return int(counts[counts.index("oom_kill") + 1]) > 0 if "oom_kill" in counts else None
+
+    def failures(self) -> list[Failure]:
+        """Return what was refused since the last time, at most one for each order."""
+        self._hear_mover()
+        found, self._failures = self._failures, []
+        return found
+
+    def _hear_mover(self) -> None:
+        for worker_id, error in self._mover.outcomes() if self._mover is not None else ():
+            worker = self._workers.get(worker_id)
+            if worker is None:
+                continue  # dead, and its group with it
+            if error is not None and not isinstance(error, ProcessLookupError):
+                self._failures.append(Failure(worker_id, str(error)))
+            if error is None:
+                worker.moved = True
+            elif not worker.moved:
+                self.remove(worker_id)
 
     def remove(self, worker_id: str) -> None:
         """Kill what is left in a dead worker's group, and remove it."""
-        folder = self._workers.pop(worker_id, None)
-        if folder is not None:
-            self._end(folder)
+        worker = self._workers.pop(worker_id, None)
+        if worker is not None:
+            self._end(worker.folder)
 
     def _end(self, folder: Path) -> None:
         if not _try_end(folder):
@@ -222,29 +265,37 @@ class WorkerGroups:
         while self._ending and time.monotonic() < until:
             time.sleep(0.005)
             self.tidy()
-        _disable(self.folder, self._controllers)
+        disable(self.folder, self._controllers)
+        # Only a group that hands no controllers down may hold processes; what handed some down before still does.
+        disable(self._parent, self._switched_on)
         leaf = self.folder / _LEAF
         if leaf.exists():
-            # Only a group that hands no controllers down may hold processes.
-            _disable(self._parent, self._controllers)
-            for pid in _pids(leaf):
+            for pid in pids(leaf):
                 with contextlib.suppress(OSError):
-                    _move(pid, self._parent)
+                    move(pid, self._parent)
             _remove(leaf)
         _remove(self.folder)
 
 
 class _Mover:
-    """A thread that moves processes. The kernel lets who asks wait for up to 15 ms: too long for an event loop."""
+    """A thread that moves processes: the kernel lets who asks wait for up to 15 ms, too long for an event loop.
+
+    It does what it is ordered to in that order, and collects how that went.
+    """
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[tuple[int, Path] | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._outcomes: deque[tuple[str, Exception | None]] = deque()
         self._thread = threading.Thread(target=self._run, name="cgroup-mover", daemon=True)
         self._thread.start()
 
-    def move(self, pid: int, folder: Path) -> None:
-        """Have a process moved soon."""
-        self._orders.put((pid, folder))
+    def do(self, worker_id: str, order: Callable[[], None]) -> None:
+        """Have something done for a worker soon; its move comes first."""
+        self._orders.put((worker_id, order))
+
+    def outcomes(self) -> list[tuple[str, Exception | None]]:
+        """Return for whom something was done since the last time, and what came of it: None if all went well."""
+        return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
     def close(self) -> None:
         """Finish."""
@@ -252,10 +303,14 @@ class _Mover:
         self._thread.join()
 
     def _run(self) -> None:
-        while (order := self._orders.get()) is not None:
-            # It may have died meanwhile, and its group with it.
-            with contextlib.suppress(OSError):
-                _move(*order)
+        while (entry := self._orders.get()) is not None:
+            worker_id, order = entry
+            try:
+                order()
+            except (OSError, ValueError) as exc:
+                self._outcomes.append((worker_id, exc))
+            else:
+                self._outcomes.append((worker_id, None))
 
 
 # --- what coordinators left -------------------------------------------------------------------------
@@ -311,7 +366,7 @@ def _try_sweep(folder: Path) -> bool:
         _remove(leaf)
         # Who moves out of a group has it to itself; now it may hold processes again.
         for each in (folder, folder.parent):
-            _disable(each, _words(each / "cgroup.subtree_control"))
+            disable(each, words(each / "cgroup.subtree_control"))
     _remove(folder)
     return True
 
@@ -323,23 +378,10 @@ def _namespace() -> int:
 # --- single steps -----------------------------------------------------------------------------------
 
 
-def _move(pid: int, folder: Path) -> None:
-    _write(folder / "cgroup.procs", pid)
-
-
-def _enable(folder: Path, controllers: Iterable[str]) -> None:
-    _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
-
-
-def _disable(folder: Path, controllers: Iterable[str]) -> None:
-    with contextlib.suppress(OSError):
-        _write(folder / "cgroup.subtree_control", " ".join(f"-{name}" for name in controllers))
-
-
 def _try_end(folder: Path) -> bool:
     """Kill all in a group and remove it; return whether it is gone. Groups that its processes made go with it."""
     with contextlib.suppress(OSError):
-        _write(folder / "cgroup.kill", 1)
+        write(folder / "cgroup.kill", 1)
     for below, _, _ in os.walk(folder, topdown=False):
         _remove(Path(below))
     return not folder.exists()
@@ -352,12 +394,3 @@ def _make(folder: Path) -> None:
 def _remove(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def _write(file: Path, value: object) -> None:
-    # Unbuffered, and no file is made: where the kernel offers none there is none.
-    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, str(value).encode())
-    finally:
-        os.close(fd)

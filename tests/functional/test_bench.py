@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
+import queue
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -11,15 +16,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator import Orchestrator
-from orchestrator.bench import Report, run
+from orchestrator.bench import Report, bereaved, run
 from orchestrator.bench.figures import Figure, quantile
 from orchestrator.bench.lives import LivesReport, memory_mb, run_lives
 from orchestrator.bench.native import Compared, Memory, NativeReport, run_native
-from orchestrator.bench.recovery import LMS, Kill, kill_workers, place_of
+from orchestrator.bench.recovery import LMS, Kill, LightLoad, kill_workers, told_at
 from orchestrator.bench.report import Contestant
 from orchestrator.bench.run import REFERENCES, Driver
 from orchestrator.cli.app import app
 from orchestrator.cli.failure import Exit
+from orchestrator.errors import Cancelled, DspoolError
+from pools.worker_id import place_of
 from tests.support.census import Census
 from tests.support.waiting import wait_until
 
@@ -96,19 +103,39 @@ def test_what_a_native_run_must_show(p99_us: float, worker_us: float, after: int
     assert report.as_json()["passed"] == passed
 
 
-def test_a_kill_is_measured_to_the_first_answer_of_the_next_life() -> None:
+@pytest.fixture(scope="module")
+def orchestrator() -> Iterator[Orchestrator]:
     pools = {"general": {"size": 2}, "optimizer": {"size": 0}, "neural": {"size": 0}}
-    with Orchestrator(lms=LMS, pools=pools) as orchestrator, orchestrator.client() as client:
+    with Orchestrator(lms=LMS, pools=pools) as started:
+        yield started
+
+
+def test_a_kill_is_measured_to_the_first_answer_of_the_replacement(orchestrator: Orchestrator) -> None:
+    with orchestrator.client() as client:
         kills = list(kill_workers(client, 3))
         dead = {row["id"]: row["exit"]["signal"] for row in client.workers() if row["state"] == "exited"}
         requests = {row["id"]: row["requests"] for row in client.workers() if row["state"] != "exited"}
         wait_until(lambda: client.stats()["requests"]["in_flight"] == 0, 5, "nothing to be held any more")
     assert [kill.victim for kill in kills] == ["general-1.1", "general-2.1", "general-1.2"]
-    assert [kill.heir for kill in kills] == ["general-1.2", "general-2.2", "general-1.3"]
+    assert [kill.replacement for kill in kills] == ["general-1.2", "general-2.2", "general-1.3"]
     assert dead == {kill.victim: signal.SIGKILL for kill in kills}
-    assert all(requests[kill.heir] > 0 for kill in kills[1:])
+    assert all(requests[kill.replacement] > 0 for kill in kills[1:])
     assert all(0 < kill.told_ms < 5_000 for kill in kills)
     assert all(0 < kill.answered_ms < 30_000 for kill in kills)
+
+
+def test_a_load_that_cannot_be_sent_says_why_at_once(orchestrator: Orchestrator) -> None:
+    client = orchestrator.client()
+    client.close()
+    began = time.monotonic()
+    with pytest.raises(Cancelled, match="closed"), LightLoad(client) as load:
+        load.await_answers("general-1.1", 1)
+    assert time.monotonic() - began < 5
+
+
+def test_a_caller_that_is_never_told_is_an_error_of_the_run() -> None:
+    with pytest.raises(DspoolError, match=r"waited 0.01 s for the caller of the killed general-1.1"):
+        told_at("general-1.1", queue.SimpleQueue(), timeout_s=0.01)
 
 
 def test_memory_is_told_by_share() -> None:
@@ -120,8 +147,11 @@ def test_memory_is_told_by_share() -> None:
     ("values", "share", "expected"),
     [
         ([3.0, 1.0, 2.0], 0.5, 2.0),
-        ([4.0, 1.0, 2.0, 3.0], 0.5, 2.5),
-        ([1.0] * 99 + [9.0], 0.99, 9.0),
+        ([4.0, 1.0, 2.0, 3.0], 0.5, 2.0),
+        ([float(number) for number in range(1, 101)], 0.99, 99.0),
+        ([float(number) for number in range(1, 101)], 0.07, 7.0),
+        ([float(number) for number in range(1, 102)], 0.99, 100.0),
+        ([3.0, 1.0, 2.0], 1.0, 3.0),
         ([5.0], 0.99, 5.0),
     ],
 )
@@ -136,16 +166,31 @@ def test_what_a_figure_tells(values: list[float], share: float, expected: float)
 def test_a_run_that_misses_one_limit_fails(capsys: pytest.CaptureFixture[str]) -> None:
     kept, missed = Figure("kept", "ms", 2.0, [1.0, 3.0]), Figure("missed", "MB", 24.9, [25.0])
     kill = Kill("general-1.1", "general-1.2", 1.0, 2.0, 0)
+    broken = {"told": "BrokenProcessPool", "told_ms": 12.3, "answered_ms": 400.0}
     silent = {"told": None, "told_ms": None, "answered_ms": 400.0}
     assert LivesReport({}, {}, [kept], [kill], {}).passed
-    report = LivesReport({}, {}, [kept, missed], [kill], {"a pool": silent, "another": {"error": "it is absent"}})
+    report = LivesReport(
+        {}, {}, [kept, missed], [kill], {"a pool": silent, "another": {"error": "it is absent"}, "executor": broken}
+    )
     assert not report.passed
-    assert report.as_json()["kills"][0]["heir"] == "general-1.2"
+    assert report.as_json()["kills"][0]["replacement"] == "general-1.2"
     report.print(Console(file=sys.stdout))
     printed = capsys.readouterr().out
     assert "BROKEN" in printed
     assert "the caller was told nothing" in printed
     assert "another: it is absent" in printed
+    assert "executor: the caller got BrokenProcessPool after 12 ms" in printed
+
+
+def test_what_the_caller_of_a_standard_pool_is_told_has_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    with ThreadPool(1) as pool:
+        told = bereaved.told_of(bereaved.held_call(pool, functools.partial(int, "x")), began)
+    assert told["told"] == "ValueError"
+    assert 0 < told["told_ms"] < 5_000
+    assert bereaved.told_of(queue.SimpleQueue(), began - bereaved.WAIT_S) == {"told": None, "told_ms": None}
+    LivesReport({}, {}, [], [], {"a pool": {**told, "answered_ms": 400.0}}).print(Console(file=sys.stdout))
+    assert "the caller got ValueError after" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("asked", [("--native", "--lives"), ("--lives", "--peers"), ("--lives", "--pool=neural")])
@@ -160,7 +205,7 @@ def test_lives_are_measured_beside_the_standard_librarys_pools() -> None:
     report = run_lives(starts=1, kills=4)
     assert {figure.unit for figure in report.figures} == {"s", "ms", "MB"}
     assert all(value > 0 for figure in report.figures if "later" not in figure.name for value in figure.runs)
-    assert all(place_of(kill.heir)[0] == place_of(kill.victim)[0] for kill in report.kills)
+    assert all(place_of(kill.replacement) == place_of(kill.victim) for kill in report.kills)
     assert report.references["multiprocessing.Pool"]["told"] is None
     assert report.references["ProcessPoolExecutor"]["told"] == "BrokenProcessPool"
     assert all(found["answered_ms"] > 0 for found in report.references.values())

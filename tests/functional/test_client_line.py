@@ -215,6 +215,8 @@ def test_a_deadline_is_kept_although_the_coordinator_stands_still(far_end: tuple
             error = future.exception(0)
             assert isinstance(error, errors.DeadlineExceeded)
             assert error.stage == "coordinator"
+            assert "has not answered" in error.message
+            assert "it may be stopped or stuck, or late" in error.message
         assert [future.result(SOON_S) for future in others] == list(range(50 * busy))
         assert client.execute("echo", 4) == 4
 

@@ -137,11 +137,23 @@ def test_a_client_whose_line_is_cut_is_told_and_costs_others_nothing(
         with pytest.raises(errors.Unavailable):
             far.execute("echo", 2)
         assert answered.result(0) == 1
-        # The coordinator finds the line cut as it sends the first answer: what had not begun then does not run.
+        # The coordinator knows at once: what had not begun does not run.
         await_under_way(client, 0)
         assert client.execute("echo", 3) == 3
         ran = marks(evidence)
         assert len(ran) == len(set(ran)) <= 2 * SLOTS
+
+
+def test_the_work_of_a_client_whose_line_is_cut_is_cancelled_although_its_process_lives(
+    orchestrator: Orchestrator, client: Client, run_dirs: Callable[[], Path]
+) -> None:
+    with link_to(orchestrator, run_dirs()) as link, connect(link.endpoint) as far:
+        for _ in range(3 * SLOTS):
+            far.submit("sleep", {"seconds": 600.0})
+        await_under_way(client, 3 * SLOTS)
+        link.cut()
+        await_under_way(client, 0)
+        assert client.execute("echo", 1) == 1
 
 
 def test_the_death_of_the_coordinator_is_noticed_through_a_silent_line(run_dirs: Callable[[], Path]) -> None:

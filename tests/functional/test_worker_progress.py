@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,9 +65,71 @@ def test_beats_tell_how_many_rows_are_done(worker: WorkerProcess, tmp_path: Path
 def test_the_memory_of_children_counts_while_they_live(worker: WorkerProcess) -> None:
     alone = beat_with(worker, lambda beat: not beat.attempts).rss_bytes
     request = worker.hold("hold_family", {"mb": 60})
-    # The child is there when the attempt says that it holds: from then on it is not as quiet as it is old.
-    beside = beat_with(worker, lambda beat: any(one[4] < one[1] for one in beat.attempts)).rss_bytes
-    assert 60 << 20 < beside - alone < 120 << 20
+    beside = beat_with(worker, lambda beat: beat.rss_bytes - alone > 60 << 20)
+    assert beside.rss_bytes - alone < 120 << 20
+    assert beside.running == 1
     worker.send(cancel(request))
     worker.reply_to(request)
     assert beat_with(worker, lambda beat: not beat.attempts).rss_bytes < alone + (30 << 20)
+
+
+# Prints MiB: alone, with children that only sleep, with one that has written to what it got, and with a program of
+# its own that has as much and forks in turn.
+FAMILIES = """
+import os, signal, subprocess, sys, time
+from bridge.worker.memory import FamilyMemory
+
+block = bytearray(os.urandom(1 << 20)) * 60
+memory = FamilyMemory()
+
+def mib(least):
+    deadline = time.monotonic() + 10
+    while (found := memory.rss_bytes() >> 20) < least and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+def fork(work):
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os.write(tell, b"x")
+        signal.pause()
+    os.read(ready, 1)
+    return pid
+
+def write():
+    block[::4096] = b"y" * len(block[::4096])
+
+def end(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+found = [mib(0)]
+pids = [fork(lambda: None) for _ in range(8)]
+found.append(mib(found[0] + 1))
+pids.append(fork(write))
+found.append(mib(found[1] + 60))
+end(pids)
+text = "import os, signal; b = b'x' * (160 << 20); [os.fork() and signal.pause() for _ in range(3)]; print(flush=True);"
+child = subprocess.Popen([sys.executable, "-c", text + "signal.pause()"], stdout=-1)
+child.stdout.readline()
+found.append(mib(160))
+os.kill(child.pid, signal.SIGKILL)
+child.wait()
+found.append(mib(0))
+print(*found, flush=True)
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+def test_what_children_share_counts_once() -> None:
+    script = [sys.executable, "-c", FAMILIES]
+    found = subprocess.run(script, stdout=-1, timeout=WAIT_S, start_new_session=True, check=False).stdout
+    alone, idle, written, own, after = map(int, found.split())
+    assert alone > 60
+    assert alone < idle < alone + 30
+    assert idle + 60 <= written < idle + 75
+    assert 160 <= own < alone + 160 + 30
+    assert after == pytest.approx(alone, abs=5)

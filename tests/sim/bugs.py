@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from bridge.protocol import messages as wire
 from pools.core import admission, cancellation, dispatch, fleet, leaving, memory, scaling, settlement
+from pools.core import tables as tables_module
 from pools.core.deadlines import Deadlines
 from pools.core.entries import WorkerEntry
 from pools.core.events import Kill, MemoryRead, WorkerDied
@@ -161,6 +162,13 @@ def a_cancellation_untold() -> Iterator[None]:
 def a_grace_without_end() -> Iterator[None]:
     """A worker that ignores a cancellation is never killed."""
     with patch.object(cancellation, "_grace_over", lambda worker, epoch, tables, now: None):
+        yield
+
+
+@contextmanager
+def a_standstill_unnoticed() -> Iterator[None]:
+    """Workers are judged by what was read before the coordinator stood still."""
+    with patch.object(tables_module, "LATE_S", _AGES_S):
         yield
 
 
@@ -353,9 +361,9 @@ def a_pause_without_patience() -> Iterator[None]:
 BUGS: Final[tuple[Callable[[], AbstractContextManager[None]], ...]] = (
     a_dropped_settle, a_leaked_credit, a_missed_fence, a_fence_uncounted, a_double_dispatch, a_page_unread,
     a_deadline_ignored, a_recall_ignored, a_queue_out_of_order, a_death_unnoticed, a_cancellation_untold,
-    a_grace_without_end, a_backoff_forgotten, a_lie_about_execution, a_death_too_many, a_client_charged_twice,
-    an_answer_swapped, an_idle_worker, a_leaving_worker_given_work, a_dead_worker_killed, a_timer_leaked,
-    a_pool_that_does_not_grow, a_pool_that_does_not_shrink, a_pool_without_bounds, a_hasty_growth, a_hasty_shrink,
-    a_growth_without_memory, a_shrink_that_drops_work, a_pause_ignored, a_pause_half_ignored,
+    a_grace_without_end, a_standstill_unnoticed, a_backoff_forgotten, a_lie_about_execution, a_death_too_many,
+    a_client_charged_twice, an_answer_swapped, an_idle_worker, a_leaving_worker_given_work, a_dead_worker_killed,
+    a_timer_leaked, a_pool_that_does_not_grow, a_pool_that_does_not_shrink, a_pool_without_bounds, a_hasty_growth,
+    a_hasty_shrink, a_growth_without_memory, a_shrink_that_drops_work, a_pause_ignored, a_pause_half_ignored,
     a_pause_without_patience,
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from bridge.protocol import messages as wire
@@ -16,13 +15,12 @@ _EPSILON_S: Final = 1e-6
 
 
 class Dispatches:
-    """Checks each message to a worker, and writes dispatches down. late: whether the coordinator stood still."""
+    """Checks each message to a worker, and writes dispatches down."""
 
-    def __init__(self, ledger: Ledger, step: Step, kills: Kills, tables: Any, late: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, step: Step, kills: Kills, tables: Any) -> None:
         self.ledger = ledger
         self.step = step
         self.tables = tables
-        self.late = late
         self._kills = kills
         self._last_epoch = 0
 
@@ -84,7 +82,7 @@ class Dispatches:
         if case.deadline is None:
             return
         left_s = case.deadline - now
-        if left_s < -WIDTH_S - _EPSILON_S and not self.late():
+        if left_s < -WIDTH_S - _EPSILON_S:
             broken("not dispatched after its deadline", f"{case}, {-left_s:.3f} s late")
         if message.deadline_ms is None or abs(message.deadline_ms - left_s * 1000.0) > 1.0:
             broken("deadlines travel", f"{case}: {message.deadline_ms} ms of {left_s:.4f} s")

@@ -21,7 +21,7 @@ from pools.core.progress import running
 from tests.sim.dispatches import Dispatches
 from tests.sim.hearing import Hearing
 from tests.sim.kills import Kills
-from tests.sim.ledger import OPERATIONS, SETTLED, Ledger
+from tests.sim.ledger import OPERATIONS, SETTLED, Desk, Ledger
 from tests.sim.outcomes import Outcomes, desk_of
 from tests.sim.restarts import Restarts
 from tests.sim.sizes import Sizes
@@ -29,18 +29,18 @@ from tests.sim.step import Step, broken
 
 
 class Auditor:
-    """Checks every step of one history. tables: the fleet's. late: whether the coordinator stood still until now."""
+    """Checks every step of one history. tables: the fleet's. has_unread: see `Shell`."""
 
-    def __init__(self, ledger: Ledger, tables: Any, late: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, tables: Any, has_unread: Callable[[Desk, int], bool]) -> None:
         self.ledger = ledger
         self.tables = tables
         self.step = Step()
         self.restarts = Restarts(ledger)
-        self.kills = Kills(ledger, tables)
+        self.kills = Kills(ledger, tables, has_unread)
         self._hearing = Hearing(ledger, self.step, self.restarts, tables)
-        self._dispatches = Dispatches(ledger, self.step, self.kills, tables, late)
+        self._dispatches = Dispatches(ledger, self.step, self.kills, tables)
         self._outcomes = Outcomes(ledger, self.step, tables)
-        self._sizes = Sizes(ledger, tables, late)
+        self._sizes = Sizes(ledger, tables)
         self._fenced = 0
         # One call each: they run at every event and for every message.
         self.before = self._hearing.hear
@@ -106,6 +106,8 @@ class Auditor:
         for case in ledger.open.values():
             if case.deadline is not None and now >= case.deadline + WIDTH_S:
                 broken("settled at its deadline", f"{case}, {now - case.deadline:.3f} s late")
+        if self.tables.is_reading(now):
+            return  # after a standstill: what else is due waits a moment
         if ledger.drain_due is not None and now >= ledger.drain_due and ledger.open:
             broken("drained within the budget", f"{len(ledger.open)} requests are open")
         self.kills.check_overdue(now)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
+from pools.core.tables import LATE_S
 from tests.sim.ledger import Desk, Ledger
 from tests.sim.step import broken
 
@@ -13,11 +15,12 @@ _EPSILON_S: Final = 1e-6
 
 
 class Kills:
-    """The workers that were asked to stop an attempt, and by when they must have."""
+    """The workers that were asked to stop an attempt, and by when they must have. has_unread: see `Shell`."""
 
-    def __init__(self, ledger: Ledger, tables: Any) -> None:
+    def __init__(self, ledger: Ledger, tables: Any, has_unread: Callable[[Desk, int], bool]) -> None:
         self.ledger = ledger
         self.tables = tables
+        self._has_unread = has_unread
         self._stops: list[tuple[float, Desk, int]] = []
 
     def asked(self, desk: Desk, epoch: int, now: float) -> None:
@@ -39,14 +42,18 @@ class Kills:
     def _doom(self, desk: Desk, why: str, now: float) -> None:
         if desk.dead:
             broken("the dead are not killed", f"{desk.worker_id}: {why}")
-        overdue = any(
-            who is desk and due <= now + _EPSILON_S and epoch in desk.attempts for due, who, epoch in self._stops
-        )
+        overdue = any(self._is_overdue(*stop, now) for stop in self._stops if stop[1] is desk)
         limit_s = self.ledger.pools[desk.pool].heartbeat_limit_s
         silent = now - desk.last_heard > limit_s
         if not (overdue or silent or desk.broken or self.meant_to_leave(desk)):
             broken("killed for cause", f"{desk.worker_id}: {why}")
         desk.killed = True
+
+    def _is_overdue(self, due: float, desk: Desk, epoch: int, now: float) -> bool:
+        """Whether an attempt should have ended. One whose end has been told for a while, and was not read, has."""
+        if due > now + _EPSILON_S or epoch not in desk.attempts:
+            return False
+        return now - due <= LATE_S or not self._has_unread(desk, epoch)
 
     def meant_to_leave(self, desk: Desk) -> bool:
         """Whether somebody wants this worker to end, and the intent is recorded."""

@@ -110,6 +110,11 @@ def _jam(world: World, count: int) -> None:
         _submit(world, 1, "slow", "", 1, None, Work(0.1, "hang"))
 
 
+def _doze(world: World, for_s: float) -> None:
+    _submit(world, 1, "slow", "", 1, 40.0, Work(0.1, "late"))
+    world.clock.after(0.07, _stall, world, for_s)
+
+
 def _draw_crowd(random: Random, config: FleetConfig) -> tuple[Any, ...]:
     return (2 + int(random.random() * 8), *_draw_submit(random, config)[1:])
 
@@ -225,7 +230,8 @@ def _read_memory(world: World, used: float) -> None:
 
 
 def _stall(world: World, for_s: float) -> None:
-    world.shell.stand_still(for_s)
+    if not world.is_calm:
+        world.shell.stand_still(for_s)
 
 
 def _deploy(world: World, pool: str) -> None:
@@ -307,10 +313,16 @@ MOVES: Final[dict[str, MoveKind]] = {
         "{0}, grace_s={1}",
     ),
     "stall": MoveKind(
-        3,
+        2,
         lambda random, _: (pick(random, (0.002, 0.03, 0.3, 7.0)),),
         _stall,
         "the coordinator stands still for {0} s",
+    ),
+    "doze": MoveKind(
+        1,
+        lambda random, _: (pick(random, (0.3, 1.2, 7.0)),),
+        _doze,
+        "client 1 sends a request that ends too late, while the coordinator stands still for {0} s",
     ),
     "memory": MoveKind(6, lambda random, _: (pick(random, _MEMORY),), _read_memory, "{0} of it is used"),
     "leak": MoveKind(2, lambda random, config: (_place(random, config),), _on_process(_leak), "{0} takes 64 MiB"),

@@ -1,7 +1,7 @@
 """The coordinator around the fleet, without sockets: what is read when, who is known, how deaths are settled.
 
-Its order is the reactor's: what has arrived, then the deaths whose last words were heard, then the tick. The deaths
-are kept by the coordinator's own `Funerals`.
+Its order is the reactor's: the tick, what has arrived, then the deaths whose last words were heard. The deaths are kept
+by the coordinator's own `Funerals`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class Shell:
         self.next_death: float | None = None
         self.still_until = 0.0
         self._missed: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-        self.catching_up = False
         self.steps = 0
 
     def start(self) -> None:
@@ -133,19 +132,24 @@ class Shell:
     def _catch_up(self) -> None:
         if self._clock.now < self.still_until:
             return
-        self.catching_up = True
+        self.tick()
         missed, self._missed = self._missed, []
         for what, args in missed:
             what(*args)
         self.settle_deaths()
-        self.tick()
+
+    def has_unread(self, desk: Desk, epoch: int) -> bool:
+        """Whether a worker's answer to an attempt lies unread."""
+        return any(
+            what == self._hear_worker and args[0] is desk and type(args[1]) is wire.Reply and args[1].epoch == epoch
+            for what, args in self._missed
+        )
 
     def tick(self) -> None:
         """Tell the fleet that time passed, if it asked for that."""
         due = self.fleet.next_timer()
         if due is not None and due <= self._clock.now:
             self.step(_TICK)
-        self.catching_up = False
 
     def look(self, what: Callable[..., object], *args: Any) -> None:
         """Handle something that arrived: now, or once the coordinator goes on."""

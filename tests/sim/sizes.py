@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from pools.core.events import Resize, Tick
@@ -35,12 +34,11 @@ class Size:
 
 
 class Sizes:
-    """Watches the pools of one history that have bounds, or had. late: whether the coordinator stood still."""
+    """Watches the pools of one history that have bounds, or had."""
 
-    def __init__(self, ledger: Ledger, tables: Any, late: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, tables: Any) -> None:
         self._ledger = ledger
         self._tables = tables
-        self._late = late
         self._sizes: dict[str, Size] = {}
 
     def after(self, event: Any, now: float) -> None:
@@ -83,7 +81,8 @@ class Sizes:
 
     def _check_growth(self, pool: Any, known: Size, now: float) -> None:
         """Demand that a pool that could grow has grown, if the same case waits since the look before."""
-        before, known.first = known.first, None if self._late() else self._first_waiting(pool)
+        reading = self._tables.is_reading(now)
+        before, known.first = known.first, None if reading else self._first_waiting(pool)
         if known.first is None:
             return
         if known.first is not before:

@@ -30,7 +30,8 @@ _NO_BOOT: Final = encode_error(BridgeError("REMOTE_ERROR", "no module named x", 
 class Work:
     """What a request does once it runs: for how long, and how it ends.
 
-    ending: ok | error | hang (until asked to stop) | deaf (whatever it is asked) | crash (the process dies without a
+    ending: ok | error | hang (until asked to stop) | deaf (whatever it is asked) | late (ok,
+    whatever it is asked) | crash (the process dies without a
     word) | last words (it replies and dies at once) | twice (it replies two times).
     """
 
@@ -234,7 +235,7 @@ class Process:
             self._reply(request, wire.ERROR, _CANCELLED)
             return
         request = self._running.get(message.epoch)
-        if request is not None and self._world.works[request.request_id].ending != "deaf":
+        if request is not None and self._world.works[request.request_id].ending not in ("deaf", "late"):
             self._later(0.004 * self._noise.next(), self._finish, request, "cancelled")
 
     def _stop(self) -> None:

@@ -49,7 +49,7 @@ class World:
             random=Noise(schedule.seed, "jitter").next,
             open_page=lambda worker_id: self.ledger.open_desk(worker_id, self.clock.now).page,
         )
-        self.auditor = Auditor(self.ledger, self.fleet._tables, lambda: self.shell.catching_up)
+        self.auditor = Auditor(self.ledger, self.fleet._tables, lambda desk, epoch: self.shell.has_unread(desk, epoch))
         self.shell = Shell(self, self.fleet)
         self.shell.start()
         self.timers = len(self.fleet._tables.timers)

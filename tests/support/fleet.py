@@ -147,6 +147,11 @@ class Sim:
 
     def tick(self, seconds: float = 0.0) -> None:
         """Let time pass, then tick once."""
+        self.run_until(self.now + seconds)
+        self.handle(Tick())
+
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass that nobody notices before it is over, then tick once."""
         self.now += seconds
         self.handle(Tick())
 

@@ -101,8 +101,10 @@ def kill_side_by_side(
 ) -> Generator[Any, None, None]:
     """Yield what each of `times` kills cost, `jobs` killers at a time; begin no other after `seconds`.
 
-    Raises Failed as soon as a killer does.
+    Raises Failed as soon as a killer does, ValueError for less than one kill or killer.
     """
+    if times < 1 or jobs < 1:
+        raise ValueError(f"times and jobs are at least 1, not {times} and {jobs}")
     until, kind = time.monotonic() + seconds, KINDS[who]
     with ExitStack() as stack, selectors.DefaultSelector() as answers:
         for number in range(min(jobs, times)):
@@ -174,8 +176,11 @@ def _rate(kills: int, began: float) -> str:
 
 
 def _write(file: Path | None, kills: list[Any]) -> None:
+    """Write whole or not at all: a run that is killed meanwhile can be resumed."""
     if file is not None:
-        file.write_text(json.dumps({"figures": report(kills), "kills": list(map(asdict, kills))}, indent=1) + "\n")
+        part = file.with_name(f".{file.name}.part")
+        part.write_text(json.dumps({"figures": report(kills), "kills": list(map(asdict, kills))}, indent=1) + "\n")
+        part.replace(file)
 
 
 def _brief(kills: list[Any]) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import Orchestrator, errors
+from orchestrator.bench.figures import quantile
 from orchestrator.processes import descendants
 from tests.support.acceptance import MARKER, SOON_S, SPAWNER, mark, marks, pools
 from tests.support.waiting import wait_until
@@ -172,12 +173,6 @@ def kill_workers(times: int) -> Generator[WorkerKill, None, None]:
 
 
 # --- the report -------------------------------------------------------------------------------------
-
-
-def quantile(values: list[float], share: float) -> float:
-    """Return the smallest value that `share` of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 def report(kills: list[Any]) -> dict[str, dict[str, float | bool]]:

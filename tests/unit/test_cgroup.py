@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import checks
 from pools.launch import cgroup
-from pools.launch.cgroup import Group, WorkerGroups, find_group, folder_name, left_behind, survey, sweep
+from pools.launch.cgroup import Group, WorkerGroups, find_group, folder_name, left_behind, pids_max, survey, sweep
+from pools.worker_id import incarnation_of, place_of, pool_of
 from tests.support.waiting import wait_until
 
 ME = os.getpid()
@@ -114,15 +117,15 @@ def test_a_life(mount: Path) -> None:
     assert (home / "coordinator/cgroup.procs").read_text() == str(ME)
     for folder in (ours.folder, home):
         assert (folder / "cgroup.subtree_control").read_text() == "+memory +pids"
-    assert groups.admit("general-1.1", 4711)
+    assert groups.admit("general-1.1", 4711, pids=300)
     worker = home / "general-1.1"
     wait_until(lambda: (worker / "cgroup.procs").read_text() == "4711", 5, "the move")
-    assert (worker / "pids.max").read_text() == "256"
+    assert (worker / "pids.max").read_text() == "300"
     assert (worker / "memory.oom.group").read_text() == "1"
     assert (worker / "memory.max").read_text() == ""
     (worker / "memory.current").write_text("100\n")
     groups.limit_memory("general-1.1", 250, at_least=3.0)
-    assert (worker / "memory.max").read_text() == "300"
+    wait_until(lambda: (worker / "memory.max").read_text() == "300", 5, "the limit")
     assert groups.was_short_of_memory("general-1.1") is None
     for count, short in ((0, False), (1, True)):
         (worker / "memory.events").write_text(f"low 0\noom 0\noom_kill {count}\noom_group_kill 0\n")
@@ -133,7 +136,7 @@ def test_a_life(mount: Path) -> None:
     groups.close()
     assert not home.exists()
     assert (ours.folder / "cgroup.subtree_control").read_text() == "-memory -pids"
-    assert not groups.admit("general-1.2", 4712)
+    assert not groups.admit("general-1.2", 4712, pids=300)
 
 
 def test_nothing_is_made_where_the_kernel_refuses(mount: Path) -> None:
@@ -148,10 +151,105 @@ def test_a_worker_whose_group_cannot_be_made_runs_without(mount: Path) -> None:
     ours = group(mount)
     groups = WorkerGroups(ours, "dspool.x", {ME})
     make(groups.folder / "general-1.1")
-    assert not groups.admit("general-1.1", 4711)
+    assert not groups.admit("general-1.1", 4711, pids=300)
+    [failure] = groups.failures()
+    assert (failure.worker_id, "File exists" in failure.error) == ("general-1.1", True)
     groups.limit_memory("general-1.1", 1)
     groups.remove("general-1.1")
     groups.close()
+
+
+def test_until_it_is_moved_a_group_says_nothing_of_a_worker(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, move_family = threading.Event(), cgroup.move_family
+
+    def late(pid: int, whence: Path, folder: Path) -> None:
+        gate.wait(5)
+        move_family(pid, whence, folder)
+
+    monkeypatch.setattr(cgroup, "move_family", late)
+    groups = WorkerGroups(group(mount), "dspool.x", {ME})
+    assert groups.admit("general-1.1", 4711, pids=300)
+    worker = groups.folder / "general-1.1"
+    (worker / "memory.events").write_text("oom_kill 0\n")
+    (worker / "memory.current").write_text("0\n")  # an empty group
+    groups.limit_memory("general-1.1", 250, at_least=3.0)
+    assert groups.was_short_of_memory("general-1.1") is None
+    (worker / "memory.current").write_text("100\n")
+    gate.set()
+    wait_until(lambda: groups.was_short_of_memory("general-1.1") is False, 5, "the move")
+    wait_until(lambda: (worker / "memory.max").read_text() == "300", 5, "the limit of who is there")
+    groups.close()
+
+
+@pytest.mark.parametrize(
+    ("missing", "failed", "stays"), [("cgroup.procs", True, False), ("memory.max", True, True), ("", False, True)]
+)
+def test_what_is_refused_is_told_once(
+    mount: Path, monkeypatch: pytest.MonkeyPatch, missing: str, failed: bool, stays: bool
+) -> None:
+    groups = WorkerGroups(group(mount), "dspool.x", {ME})
+    worker = groups.folder / "general-1.1"
+
+    def make_without(folder: Path) -> None:
+        make(folder)
+        (folder / "memory.current").write_text("100\n")
+        (folder / "memory.events").write_text("oom_kill 0\n")
+        if missing:
+            (folder / missing).unlink()
+
+    monkeypatch.setattr(cgroup, "_make", make_without)
+    assert groups.admit("general-1.1", 4711, pids=300)
+    groups.limit_memory("general-1.1", 250)
+    groups._mover.close()  # type: ignore[union-attr] - all orders are carried out
+    told = [(failure.worker_id, missing in failure.error) for failure in groups.failures()]
+    assert told == [("general-1.1", True)] * failed
+    assert groups.failures() == []
+    assert worker.exists() is stays
+    assert groups.was_short_of_memory("general-1.1") is (False if stays else None)
+
+
+def test_who_is_dead_before_its_move_is_no_failure(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*_: object) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(cgroup, "move_family", dead)
+    groups = WorkerGroups(group(mount), "dspool.x", {ME})
+    assert groups.admit("general-1.1", 4711, pids=300)
+    groups._mover.close()  # type: ignore[union-attr] - all orders are carried out
+    assert groups.failures() == []
+    assert groups.was_short_of_memory("general-1.1") is None
+    assert not (groups.folder / "general-1.1").exists()
+
+
+def test_what_was_switched_on_in_the_group_of_all_groups_is_taken_back(
+    mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = group(mount, pids=f"1\n{ME}\n")
+    (ours.folder / "cgroup.type").unlink()
+    (ours.folder / "cgroup.subtree_control").write_text("cpu memory\n")
+    groups = WorkerGroups(ours, "dspool.x", {ME})
+    taken: list[tuple[Path, list[str]]] = []
+    monkeypatch.setattr(cgroup, "disable", lambda folder, names: taken.append((folder, list(names))))
+    groups.close()
+    assert taken == [(groups.folder, ["memory", "pids"]), (ours.folder, ["pids"])]
+
+
+def test_a_limit_of_processes_has_room_for_the_threads_of_every_slot() -> None:
+    assert pids_max(1) > 256
+    assert pids_max(1024) - pids_max(1) >= 4 * 1023
+
+
+def test_doctor_tells_of_the_limits_and_of_whom_they_do_not_hold() -> None:
+    told = {"folder": "/x", "why": None, "advice": None, "unconfined": {}}
+    finding = checks.cgroups(told)
+    assert (finding.status, "processes and threads" in finding.found) == (checks.OK, True)
+    finding = checks.cgroups({**told, "unconfined": {"general-1.1": "Permission denied"}})
+    assert (finding.status, "general-1.1: Permission denied" in finding.found) == (checks.NOTE, True)
+
+
+def test_a_workers_id_is_taken_apart() -> None:
+    taken = place_of("my-pool-2.13"), pool_of("my-pool-2.13"), incarnation_of("my-pool-2.13")
+    assert taken == ("my-pool-2", "my-pool", 13)
 
 
 # --- what the dead left ------------------------------------------------------------------------------

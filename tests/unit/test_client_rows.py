@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from bridge.protocol import codec
-from bridge.protocol.errors import BridgeError, encode_error
+from bridge.protocol.errors import OVERLOADED, BridgeError, encode_error
 from bridge.protocol.messages import ERROR, NOT_RUN, ROWS, Reply
 from bridge.protocol.values import decode_value, split_values
-from orchestrator.client.future import Future
+from orchestrator.client.future import Future, Parked
+from orchestrator.client.patience import LEAST_WAIT_S, PATIENCE_S
 from orchestrator.client.request import encode_args, encode_rows
 from orchestrator.client.rows import MAX_CHUNK, MAX_CHUNK_BYTES, MAX_ROWS, Chunker, MapPlan, RowMap, cut
-from orchestrator.errors import DspoolError, InvalidRequest, RemoteError, WorkerLost
+from orchestrator.errors import DspoolError, InvalidRequest, Overloaded, RemoteError, Unavailable, WorkerLost
 from pools.core import admission
 
 
@@ -52,6 +53,12 @@ class Line:
         if run is not None:
             outcomes[run:] = [(NOT_RUN, b"")] * (rows - run)
         future.settle(Reply(status=ROWS, payload=codec.pack_outcomes(outcomes), run_ms=run_ms * rows))
+
+    def refuse(self, place: int, retry_after_s: float | None = 1.0, worker: str = "") -> None:
+        """Settle a request of which nothing was run."""
+        details = {} if retry_after_s is None else {"retry_after_s": retry_after_s}
+        error = BridgeError(OVERLOADED, "full", retryable=True, details=details)
+        self.sent.pop(place)[0].settle(Reply(status=ERROR, payload=encode_error(error), worker=worker))
 
     def cancel(self, future: Future, force: bool) -> None:
         self.cancelled.append(future)
@@ -234,3 +241,188 @@ def test_values_raise_the_first_error_and_cancel_the_rest() -> None:
 
 def test_a_chunk_has_no_more_rows_than_a_coordinator_takes() -> None:
     assert MAX_ROWS == admission.MAX_ROWS
+
+
+# --- refused for now ------------------------------------------------------------------------------
+
+
+class Clock:
+    """A time that goes on when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def patient(
+    line: Line, clock: Clock, rows: Any, *, ordered: bool = True, deadline_s: float | None = None, ended: Any = None
+) -> RowMap:
+    plan = MapPlan({"operation": "echo"}, rows, ordered, True, 16, 4, False, deadline_s)
+    return RowMap(
+        plan, 4096, encode=encode, send=line.send, has_room=lambda _: True, clock=clock,
+        ended=ended or (lambda: False),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_refused_rows_are_sent_again_when_the_time_has_come(ordered: bool) -> None:
+    line, clock, seeded, read = Line(), Clock(), random.Random(5), []
+
+    def rows() -> Any:
+        for number in range(80):
+            read.append(number)
+            yield number
+
+    found: list[Any] = []
+    refused = waits = 0
+    mapped = patient(line, clock, rows(), ordered=ordered)
+    for outcomes in mapped.steps():
+        assert len(read) <= len(found) + 16 + 4
+        if outcomes is not None:
+            found += outcomes
+        elif line.sent:
+            if seeded.random() < 0.6:
+                refused += 1
+                line.refuse(seeded.randrange(len(line.sent)))
+            else:
+                line.answer(seeded.randrange(len(line.sent)))
+        else:
+            # Nothing is under way: all waits for one time, until then nothing is sent.
+            assert mapped.until is not None
+            assert 0.0 < mapped.until - clock.now <= 1.1
+            waits += 1
+            clock.now = mapped.until
+    assert refused > waits > 3
+    assert (found if ordered else sorted(found)) == list(range(80))
+
+
+@pytest.mark.parametrize(("told_s", "least_s"), [(2.0, 2.0), (0.001, LEAST_WAIT_S), (None, LEAST_WAIT_S)])
+def test_the_wait_is_what_was_told_and_a_little_more(told_s: float | None, least_s: float) -> None:
+    line, clock = Line(), Clock()
+    mapped = patient(line, clock, range(4))
+    steps = mapped.steps()
+    assert next(steps) is None
+    line.refuse(0, told_s)
+    assert next(steps) is None
+    assert mapped.until is not None
+    assert least_s <= mapped.until - clock.now <= least_s * 1.1
+    clock.now = mapped.until - 0.001
+    assert next(steps) is None
+    assert line.sent == []
+    clock.now += 0.001
+    assert next(steps) is None
+    assert len(line.sent) == 1
+    assert not mapped.until
+    line.answer(0)
+    assert next(steps) == [0, 1, 2, 3]
+
+
+def test_the_first_of_those_refused_is_sent_first() -> None:
+    line, clock = Line(), Clock()
+    mapped = patient(line, clock, range(16))
+    steps = mapped.steps()
+    assert next(steps) is None
+    before = [payload for _, payload, _ in line.sent]
+    for _ in range(4):
+        line.refuse(len(line.sent) // 2)
+    assert next(steps) is None
+    assert mapped.until is not None
+    clock.now = mapped.until
+    assert next(steps) is None
+    assert [payload for _, payload, _ in line.sent] == before
+
+
+def test_a_refusal_behind_the_front_wakes_who_waits_for_the_front() -> None:
+    line = Line()
+    mapped = patient(line, Clock(), range(16))
+    steps = mapped.steps()
+    assert next(steps) is None
+    assert not mapped.window.ready()
+    parked = Parked()
+    for queue in mapped.window.waiters():
+        queue.append(parked)
+    line.answer(3)
+    assert not mapped.window.ready()
+    assert not parked._lock.acquire(timeout=0)  # asleep
+    line.refuse(2)
+    assert mapped.window.ready()
+    assert parked._lock.acquire(timeout=0)
+    assert next(steps) is None
+    assert mapped.until is not None
+
+
+def test_a_deadline_counts_from_the_first_time_that_a_row_is_sent() -> None:
+    line, clock = Line(), Clock()
+    mapped = patient(line, clock, range(4), deadline_s=2.5)
+    steps = mapped.steps()
+    for _ in range(2):
+        assert next(steps) is None
+        line.refuse(0)
+        assert next(steps) is None
+        assert mapped.until is not None
+        clock.now = mapped.until
+    assert next(steps) is None
+    assert line.deadlines_s == [2.5, *(pytest.approx(2.5 - 1.05 * waits, abs=0.11) for waits in (1, 2))]
+    line.refuse(0)  # what is left is less than the wait
+    outcomes = next(steps)
+    assert outcomes is not None
+    assert [type(one) for one in outcomes] == [Overloaded] * 4
+
+
+def refuse_for(line: Line, clock: Clock, mapped: RowMap, steps: Any, seconds: float) -> Any:
+    """Refuse all that is sent for so long; return the first outcomes."""
+    until = clock.now + seconds
+    while clock.now < until:
+        while line.sent:
+            line.refuse(0)
+        outcomes = next(steps)
+        if outcomes is not None:
+            return outcomes
+        if mapped.until is not None:
+            clock.now = mapped.until
+    return None
+
+
+def test_without_a_deadline_patience_ends_when_nothing_was_answered_for_so_long() -> None:
+    line, clock = Line(), Clock()
+    mapped = patient(line, clock, range(8))
+    steps = mapped.steps()
+    assert refuse_for(line, clock, mapped, steps, PATIENCE_S - 5.0) is None
+    while not line.sent:
+        assert next(steps) is None
+        clock.now = mapped.until or clock.now
+    line.answer(0)
+    assert next(steps) == [0, 1, 2, 3]
+    began = clock.now
+    assert refuse_for(line, clock, mapped, steps, PATIENCE_S - 5.0) is None
+    outcomes = refuse_for(line, clock, mapped, steps, 10.0)
+    assert [type(one) for one in outcomes] == [Overloaded] * 4
+    assert PATIENCE_S <= clock.now - began <= PATIENCE_S + 2.0
+
+
+def test_what_a_worker_ran_is_not_sent_again() -> None:
+    line = Line()
+    steps = patient(line, Clock(), range(4)).steps()
+    assert next(steps) is None
+    line.refuse(0, worker="general-0.1")
+    outcomes = next(steps)
+    assert outcomes is not None
+    assert [type(one) for one in outcomes] == [Overloaded] * 4
+
+
+def test_the_end_of_the_connection_is_not_waited_for() -> None:
+    line, ended = Line(), [False]
+    mapped = patient(line, Clock(), range(4), ended=lambda: ended[0])
+    steps = mapped.steps()
+    assert next(steps) is None
+    line.refuse(0)
+    assert next(steps) is None
+
+    def gone(*_: object) -> Any:
+        raise Unavailable("gone")
+
+    ended[0], mapped._send = True, gone
+    with pytest.raises(Unavailable):
+        next(steps)

@@ -23,22 +23,26 @@ class Machine:
         self.process = folder / "process"
         self.process.mkdir()
 
-    def group_2(self, path: str, limit: str, used: int = 0, inactive: int = 0) -> Path:
+    def group_2(self, path: str, limit: str, used: int = 0, spare: tuple[int, int, int] = (0, 0, 0)) -> Path:
         """Make a group of version 2."""
         folder = self.mount / path
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text(f"anon 5\nfile 7\nworkingset_inactive_file 9\ninactive_file {inactive}\n")
+        inactive, active, slab = spare
+        lines = f"inactive_file {inactive}\nactive_file {active}\nslab_reclaimable {slab}\nslab_unreclaimable 8\n"
+        (folder / "memory.stat").write_text(f"anon 5\nfile 7\nworkingset_inactive_file 9\n{lines}")
         return folder
 
-    def group_1(self, path: str, limit: int, used: int, inactive: int) -> None:
+    def group_1(self, path: str, limit: int, used: int, inactive: int, active: int) -> None:
         """Make a group of version 1."""
         folder = self.mount / path
         folder.mkdir(parents=True)
         (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
         (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text(f"inactive_file 1\ntotal_inactive_file {inactive}\n")
+        (folder / "memory.stat").write_text(
+            f"active_file 1\ntotal_inactive_file {inactive}\ntotal_active_file {active}\n"
+        )
 
     def gauge(self, group: str = "0::/scope/leaf\n", kind: str = "cgroup2 cgroup2 rw") -> MemoryGauge:
         (self.process / "cgroup").write_text(group)
@@ -61,8 +65,8 @@ def test_without_a_limit_the_machine_counts(machine: Machine) -> None:
     assert gauge.used() is None
 
 
-def test_a_group_counts_without_the_cache_that_nobody_uses(machine: Machine) -> None:
-    folder = machine.group_2("scope/leaf", str(100 * MIB), 90 * MIB, 30 * MIB)
+def test_a_group_counts_without_what_is_given_back_when_it_is_needed(machine: Machine) -> None:
+    folder = machine.group_2("scope/leaf", str(100 * MIB), 90 * MIB, (15 * MIB, 10 * MIB, 5 * MIB))
     gauge = machine.gauge()
     assert gauge.used() == pytest.approx(0.6)
     (folder / "memory.current").write_text(f"{200 * MIB}\n")
@@ -83,7 +87,7 @@ def test_of_several_limits_the_nearest_counts(machine: Machine) -> None:
 
 @pytest.mark.parametrize(("limit", "used"), [(1000, 0.5), (9223372036854771712, 0.75)])
 def test_version_1(machine: Machine, limit: int, used: float) -> None:
-    machine.group_1("jobs", limit, 900, 400)
+    machine.group_1("jobs", limit, 900, 300, 100)
     gauge = machine.gauge("4:memory:/jobs\n0::/\n", "cgroup cgroup rw,memory")
     assert gauge.used() == used
     gauge.close()

@@ -31,6 +31,17 @@ class Listener(dspy.Module):  # type: ignore[misc]
         return dspy.Prediction(number=number)
 
 
+class Gate(dspy.Module):  # type: ignore[misc]
+    """Marks its begin, waits until a file exists, marks its end with the negative number. Deaf to cancellation."""
+
+    def forward(self, path: str, number: int, opened: str) -> dspy.Prediction:
+        _mark(path, number)
+        while not os.path.exists(opened):
+            time.sleep(0.005)
+        _mark(path, -number)
+        return dspy.Prediction(number=number)
+
+
 def _mark(path: str, number: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

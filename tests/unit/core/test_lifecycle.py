@@ -273,7 +273,7 @@ def test_a_silent_worker_is_killed_and_a_heard_one_is_not() -> None:
 def test_nobody_was_silent_while_the_coordinator_stood_still() -> None:
     sim = Sim(pool(heartbeat_limit_s=15.0))
     sim.run_until(sim.now + 1.0)
-    sim.tick(3600.0)
+    sim.stand_still(3600.0)
     assert not sim.kills()
     sim.run_until(sim.now + 14.0)
     assert not sim.kills()

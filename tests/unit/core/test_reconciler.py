@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.protocol import messages as wire
 from pools.config import RestartConfig
-from pools.core.events import Dump, Exited, Kill, Resize, Restart, Signalled, WorkerLaunched
+from pools.core.events import Dump, Exited, Kill, Resize, Restart, Signalled, WorkerDied, WorkerLaunched
 from pools.core.leaving import DUMP_S
 from pools.core.lifecycle import BOOT_LIMIT_S, LAUNCH_LOST_S
 from tests.support.fleet import Sim, pool
@@ -138,3 +138,19 @@ def test_a_worker_that_ends_while_it_writes_its_stacks_is_not_killed() -> None:
     assert not sim.kills()
     [row] = [row for row in sim.fleet.workers(sim.now) if row["state"] == "exited"]
     assert row["exit"]["cause"] == "no heartbeat for 2 s"
+
+
+def test_a_probe_does_not_take_a_place_that_waits_after_a_crash() -> None:
+    restart = RestartConfig(max_restarts=0, window_s=10.0, backoff_s=(4.0, 4.0))
+    sim = Sim(pool(size=2, restart=restart), ready=False, jitter=0.9999)
+    sim.boot("general-1.1")
+    sim.die("general-2.1", Exited(1))  # it could not boot
+    sim.run_until(sim.now + 4.1)
+    sim.processes["general-1.1"].dead = True
+    sim.handle(WorkerDied("general-1.1"))
+    sim.die("general-2.2", Exited(1))  # nor could its next life, and nobody serves
+    assert state(sim)[0] == "degraded"
+    sim.run_until(sim.now + 3.9)
+    sim.die("general-1.1", Exited(1))
+    sim.run_until(sim.now + 0.2)
+    assert sim.launches()[2:] == ["general-2.2", "general-2.3"]

@@ -158,3 +158,20 @@ def test_work_that_needs_more_than_the_limit_does_not_end_one_worker_after_the_o
     while sim.now < until:
         grow(sim, "general-1.2", 200)
     assert sim.launches()[2:] == ["general-1.3"]
+
+
+def test_one_that_is_being_replaced_does_not_take_the_turn_of_another_that_is_as_large() -> None:
+    sim = Sim(pool(size=2, memory_limit_mb=100), jitter=0.5)
+    for worker_id in ("general-1.1", "general-2.1"):
+        sim.say(worker_id, wire.Heartbeat(rss_bytes=40 << 20))
+    serve(sim, 2)
+    for worker_id in ("general-1.1", "general-2.1"):
+        sim.say(worker_id, wire.Heartbeat(rss_bytes=200 << 20))
+    sim.run_until(sim.now + 2.0)
+    assert sim.launches()[2:] == ["general-1.2"]
+    boots_until = sim.now + 40.0  # its spare takes longer than a turn
+    while sim.now < boots_until:
+        for worker_id in ("general-1.1", "general-1.2", "general-2.1"):
+            sim.say(worker_id, wire.Heartbeat(rss_bytes=(200 << 20) * worker_id.endswith(".1")))
+        sim.run_until(sim.now + 1.0)
+    assert sim.fleet.replacing("general") == ["general-1.1", "general-2.1"]

@@ -317,3 +317,29 @@ def test_a_pool_does_not_grow_while_memory_is_short() -> None:
     sim.handle(MemoryRead(0.5))
     sim.run_until(sim.now + 0.6)
     assert size(sim) == 2
+
+
+def test_what_a_deaf_worker_does_not_let_go_of_keeps_its_pool_large() -> None:
+    sim = grown(elastic(1, 2, grace_s=1e6), 2)
+    deaf = [sim.submit(deadline_ms=1000.0) for _ in range(2)]
+    for request_id in deaf:
+        sim.start(request_id)
+    sim.run_until(sim.now + SHRINK_AFTER_S + SHRINK_EVERY_S + 10.0)
+    assert all(sim.error(request_id).code == "DEADLINE_EXCEEDED" for request_id in deaf)
+    assert not sim.pool().in_flight
+    assert size(sim) == 2  # both are taken
+    for request_id in deaf:
+        sim.reply(request_id)
+    sim.run_until(sim.now + SHRINK_AFTER_S + 1.0)
+    assert size(sim) == 1
+
+
+def test_nobody_waited_while_the_coordinator_stood_still() -> None:
+    sim = elastic()
+    for _ in range(2):
+        sim.submit()
+    sim.stand_still(10.0)
+    sim.run_until(sim.now + 0.45)
+    assert size(sim) == 1
+    sim.run_until(sim.now + 0.6)
+    assert size(sim) == 2
