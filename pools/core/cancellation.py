@@ -23,7 +23,7 @@ def cancelled_error(entry: RequestEntry) -> BridgeError:
 def on_cancel(tables: Tables, message: Cancel, now: float, peer: bytes) -> None:
     """A client cancels one of its requests. Queued work is certain not to run; running work is asked."""
     entry = tables.requests.get(message.request_id)
-    if entry is None or entry.client.peer != peer:
+    if entry is None or entry.client.peer != peer or peer not in tables.clients:  # one that has left asks nothing
         tables.to_clients.append((peer, CancelReply(request_id=message.request_id, stage="finished", how="none")))
         return
     cancel(tables, entry, now, force=message.force)
@@ -88,7 +88,8 @@ def expire(tables: Tables, now: float) -> None:
 
 def _too_late(entry: RequestEntry, running_at: WorkerEntry | None, now: float) -> BridgeError:
     stage = "queued" if running_at is None else "running"
-    text = f"{entry.message.operation} was still {stage} {now - entry.accepted_at:.2f} s after it was accepted"
+    after_s = now - entry.accepted_at
+    text = f"{entry.message.operation} was still {stage} at its deadline, {after_s:.2f} s after it was accepted"
     far = how_far(running_at, entry, now) if running_at is not None else ""
     return BridgeError(DEADLINE_EXCEEDED, f"{text} ({far})" if far else text, details={"stage": stage})
 

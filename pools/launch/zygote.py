@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pools.core.events import Signalled
+from pools.core.events import ExitReason, Signalled
 from pools.launch.command import PACKAGES_ROOT, ChildFds, Command, forked_command, worker_command, zygote_command
 from pools.launch.launcher import Died, Launched, LauncherEvent, LaunchFailed, LaunchSpec, Reaped, ZygoteSpec
 from pools.launch.output import LogLimits
-from pools.launch.spawn import SpawnLauncher
+from pools.launch.spawn import SpawnLauncher, _Worker
 
 ROOT: Final = "zygote"
 PRELOAD_LIMIT_S: Final = 120.0
@@ -30,6 +30,8 @@ PRELOAD_LIMIT_S: Final = 120.0
 _UNDER_WAY: Final = 32
 # One that dies younger than this is replaced when it is needed, not at once: its successor may do the same.
 _GROWN_UP_S: Final = 10.0
+# So many zygotes may be killed, before they are ready, while one birth waits; the next one's end fails it.
+_KILLED_AT_MOST: Final = 2
 _TAIL_LINES: Final = 20
 _ROOT_ONLY: Final = ZygoteSpec(ROOT)
 
@@ -40,6 +42,7 @@ class _Birth:
 
     spec: LaunchSpec
     lost: bool = False  # a zygote died over it
+    killed: int = 0  # zygotes that a signal ended, before they were ready, while it waited for them
     wanted_signals: list[int] = field(default_factory=list)
 
 
@@ -64,7 +67,8 @@ class ZygoteLauncher(SpawnLauncher):
     """Implements `Launcher`. What has no `zygote` in its spec, or another interpreter, is spawned.
 
     A preload that fails, hangs or starts a thread fails the launches that wait for it, with the reason; the next
-    launch tries again. A launch over which a zygote dies is tried once more.
+    launch tries again. A launch over which a zygote dies is tried once more; one that waits for a zygote which is
+    killed waits for its successor, and that one's.
     """
 
     def __init__(
@@ -205,6 +209,12 @@ class ZygoteLauncher(SpawnLauncher):
                 zygote.unborn, zygote.error = unborn, zygote.error or why
         super()._heed(message, fds)
 
+    def _bury(self, worker: _Worker) -> None:
+        """Reap what was killed because its nanny is dead: what waits for such a zygote fails like all that nanny had."""
+        if zygote := self._zygotes.get(worker.worker_id):
+            zygote.error = zygote.error or "its nanny died"
+        super()._bury(worker)
+
     def _went_astray(self, worker_id: str) -> None:
         if birth := self._astray.pop(worker_id, None):
             self._try_again(birth)
@@ -226,19 +236,18 @@ class ZygoteLauncher(SpawnLauncher):
         match event:
             case LaunchFailed(zygote_id, error):
                 self._zygotes[zygote_id].error = error
-                self._zygote_ended(zygote_id, "")
+                self._zygote_ended(zygote_id, None)
             case Reaped(zygote_id, reason):
-                self._zygote_ended(zygote_id, str(reason))
+                self._zygote_ended(zygote_id, reason)
         return True
 
-    def _zygote_ended(self, zygote_id: str, how: str) -> None:
+    def _zygote_ended(self, zygote_id: str, reason: ExitReason | None) -> None:
+        """See to those that it was to fork. reason: None if it never came to be."""
         zygote = self._zygotes.pop(zygote_id)
         unborn = [birth for worker_id in zygote.unborn if (birth := zygote.under_way.pop(worker_id, None))]
         self._astray |= zygote.under_way  # ordered when the nanny had buried it already: it will say so
         if zygote.ready_at is None:
-            error = self._why_not_ready(zygote, how)
-            for birth in zygote.waiting:
-                self._fail(birth.spec.worker_id, error)
+            self._never_ready(zygote, reason)
             return
         for birth in zygote.waiting:
             self._ask(self._parent_of(birth), birth)
@@ -246,6 +255,17 @@ class ZygoteLauncher(SpawnLauncher):
             self._try_again(birth)
         if time.monotonic() - zygote.ready_at > _GROWN_UP_S:
             self._zygote_of(zygote.wanted, zygote.spec.env)
+
+    def _never_ready(self, zygote: _Zygote, reason: ExitReason | None) -> None:
+        """Fail what waited for a zygote, unless somebody may have killed it: it told of no error, nor was it late."""
+        error = self._why_not_ready(zygote, str(reason or ""))
+        was_killed = isinstance(reason, Signalled) and not zygote.error
+        for birth in zygote.waiting:
+            birth.killed += was_killed
+            if was_killed and birth.killed <= _KILLED_AT_MOST:
+                self._ask(self._parent_of(birth), birth)
+            else:
+                self._fail(birth.spec.worker_id, error)
 
     def _try_again(self, birth: _Birth) -> None:
         """A zygote has ended over this birth: once is no reason to give up."""

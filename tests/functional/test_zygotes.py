@@ -17,9 +17,11 @@ import pytest
 
 from orchestrator import Orchestrator, errors, processes
 from pools.core.events import Exited, Signalled
+from pools.launch.command import ChildFds
 from pools.launch.launcher import LaunchFailed, LaunchSpec, ZygoteSpec
 from pools.launch.nanny import children
 from pools.launch.zygote import ROOT
+from tests.support import launching
 from tests.support.launching import SLEEPER, WAIT_S, Stage, a_stage, alive, nanny_pid
 from tests.support.waiting import wait_until
 
@@ -34,6 +36,15 @@ def module(folder: Path, name: str, text: str) -> ZygoteSpec:
     """Write a module; return the zygote of a pool that preloads it."""
     (folder / f"{name}.py").write_text(textwrap.dedent(text))
     return ZygoteSpec(name, (name,))
+
+
+# Begins a module of which `imports` is to say how often it was imported.
+COUNT_IMPORT = "with open(__file__ + '.imports', 'a') as file: file.write('.')\n"
+
+
+def imports(folder: Path, name: str) -> int:
+    """Return how often a module that begins with COUNT_IMPORT was imported."""
+    return len((folder / f"{name}.py.imports").read_text())
 
 
 def failure(stage: Stage, worker_id: str) -> str:
@@ -101,10 +112,27 @@ def test_a_preload_that_fails_fails_its_pools_launches_alone(stage: Stage, text:
 
 def test_a_preload_that_hangs_says_where(tmp_path: Path) -> None:
     with a_stage(tmp_path, "zygote", python_path=[str(tmp_path)], preload_limit_s=1.0) as stage:
-        stage.launch("w", SLEEPER, zygote=module(tmp_path, "slow", "import time\ntime.sleep(600)\n"))
+        stage.launch("w", SLEEPER, zygote=module(tmp_path, "slow", f"{COUNT_IMPORT}import time\ntime.sleep(600)\n"))
         why = failure(stage, "w")
     assert "importing slow (preload) failed: it did not answer in time" in why
     assert "slow.py" in why
+    assert imports(tmp_path, "slow") == 1  # it ended by a signal, but was not killed by somebody
+
+
+@pytest.mark.parametrize(
+    ("end", "tries", "wanted"),
+    [("os.kill(os.getpid(), 9)", 3, "signal 9"), ("os._exit(3)", 1, "exit code 3"), ("raise OSError", 1, "OSError")],
+)
+def test_only_a_preload_that_a_signal_ends_is_tried_again(stage: Stage, end: str, tries: int, wanted: str) -> None:
+    zygote = module(stage.folder, "bad", f"{COUNT_IMPORT}import os\nprint('last words', flush=True)\n{end}\n")
+    for worker_id in ("a", "b"):
+        stage.launch(worker_id, SLEEPER, zygote=zygote)
+    for worker_id in ("a", "b"):
+        why = failure(stage, worker_id)
+        assert why.startswith("importing bad (preload) failed: ")
+        assert wanted in why
+        assert why.endswith("last words")
+    assert imports(stage.folder, "bad") == tries
 
 
 def test_what_waits_for_a_preload_can_be_killed(stage: Stage) -> None:
@@ -242,6 +270,41 @@ def test_a_zygotes_workers_outlive_it_and_it_is_replaced(stage: Stage, which: st
     stage.launcher.kill("old", signal.SIGTERM)
     assert stage.reaped("old").reason == Signalled(15)
     assert not {event.worker_id for event in stage.events} - {"old", "new", "plain"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("which", ["root", "pool"])
+def test_launches_outlive_zygotes_that_are_killed_while_they_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    slow = f"folder = {str(tmp_path)!r}\n" + textwrap.dedent(
+        """
+        import os, time
+        with open(f"{folder}/part", "w") as file: file.write(str(os.getpid()))
+        os.rename(f"{folder}/part", f"{folder}/importing")
+        while not os.path.exists(f"{folder}/go"): time.sleep(0.005)
+        """
+    )
+    if which == "root":
+        usual = launching.zygote_command
+
+        def slow_zygote(spec: LaunchSpec, fds: ChildFds) -> list[str]:
+            *python, script = usual(spec, fds)[:4]
+            return [*python, slow + script, *usual(spec, fds)[4:]]
+
+        monkeypatch.setattr(launching, "zygote_command", slow_zygote)
+    with a_stage(tmp_path, "zygote", python_path=[str(tmp_path)]) as stage:
+        zygote = module(tmp_path, "ours", slow if which == "pool" else "")
+        for worker_id in ("a", "b"):
+            stage.launch(worker_id, "sys.exit('ours' not in sys.modules)", zygote=zygote)
+        stage.launch("plain", "sys.exit('ours' in sys.modules)")
+        for _ in range(2):
+            pid = stage.pid("importing")
+            (tmp_path / "importing").unlink()
+            os.kill(pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        for worker_id in ("a", "b", "plain"):
+            assert stage.reaped(worker_id).reason == Exited(0)
+            assert stage.of(worker_id) == ["Launched", "Died", "Reaped"]
 
 
 def test_a_launch_under_way_at_a_dying_zygote_is_tried_again(stage: Stage) -> None:

@@ -46,7 +46,7 @@ class Restarts:
             self._check_spare(desk, before, tables)
             return
         ended_at, booted, intended = self._ended.get(desk.place, (now, True, True))
-        if asked or intended:
+        if asked or intended or _is_asked_spare(desk, tables):
             return
         config = self._ledger.pools[desk.pool].restart
         if now - ended_at >= config.backoff_s[0] * _JITTER - _EPSILON_S:
@@ -68,3 +68,10 @@ class Restarts:
         is_spare = succession is not None and succession.spare.worker_id == desk.worker_id
         if not is_spare and not old.stop_wanted and not old.kill_why:
             raise Broken("one worker in a place", f"{desk.worker_id} beside {before.worker_id}")
+
+
+def _is_asked_spare(desk: Desk, tables: Any) -> bool:
+    """Whether an operator asked for it as a spare. One that fails ends the restart: the next was asked for again."""
+    succession = tables.pools[desk.pool].succession
+    is_spare = succession is not None and succession.spare.worker_id == desk.worker_id
+    return is_spare and succession.wish.why == "restarted"
