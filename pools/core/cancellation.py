@@ -23,9 +23,11 @@ def cancelled_error(entry: RequestEntry) -> BridgeError:
 def on_cancel(tables: Tables, message: Cancel, now: float, peer: bytes) -> None:
     """A client cancels one of its requests. Queued work is certain not to run; running work is asked."""
     entry = tables.requests.get(message.request_id)
-    if entry is None or entry.client.peer != peer or peer not in tables.clients:  # one that has left asks nothing
+    if entry is None or entry.client.peer != peer:
         tables.to_clients.append((peer, CancelReply(request_id=message.request_id, stage="finished", how="none")))
         return
+    if peer not in tables.clients:
+        return  # it has left, and all that it had was cancelled
     cancel(tables, entry, now, force=message.force)
 
 

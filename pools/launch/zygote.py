@@ -210,7 +210,7 @@ class ZygoteLauncher(SpawnLauncher):
         super()._heed(message, fds)
 
     def _bury(self, worker: _Worker) -> None:
-        """Reap what was killed because its nanny is dead: what waits for such a zygote fails like all that nanny had."""
+        """Reap what was killed because its nanny is dead: what waits for such a zygote fails as all it had."""
         if zygote := self._zygotes.get(worker.worker_id):
             zygote.error = zygote.error or "its nanny died"
         super()._bury(worker)

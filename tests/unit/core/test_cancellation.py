@@ -377,3 +377,12 @@ def test_a_client_without_work_just_leaves() -> None:
     sim = Sim()
     sim.handle(wire.Bye(), sim.client)
     assert not sim.tables.clients
+
+
+def test_a_client_that_has_left_cancels_nothing_more() -> None:
+    sim = Sim()
+    request_id = sim.submit()
+    sim.handle(wire.Bye(), sim.client)
+    said, told = len(sim.to_workers), len(sim.to_clients)
+    sim.cancel(request_id, force=True)
+    assert (len(sim.to_workers), len(sim.to_clients)) == (said, told)
