@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Every backoff, grace period and heartbeat limit of a history is over by then, several times.
 CALM_S: Final = 60.0
 STOP_S: Final = 4.0
+# Longer than any message travels.
+_ARRIVES_S: Final = 5.0
 
 
 class Books:
@@ -97,6 +99,10 @@ def shrink_down(world: World) -> None:
     grown = [pool for name, pool in pools.items() if len(pool.wanted) > bounds[name][0]]
     if not grown or world.ledger.drain_due is not None:
         return
+    # What was said last may still be on its way, and make a pool grow.
+    arrived = world.clock.now + _ARRIVES_S
+    world.run(lambda: world.clock.now >= arrived)
+    settle_down(world)
     steps = max(len(pool.wanted) - bounds[pool.name][0] for pool in grown)
     limit = world.clock.now + SHRINKS_AFTER_S + SHRINKS_EVERY_S * steps + LOOKS_EVERY_S
 
