@@ -28,6 +28,22 @@ _REFERENCE: Final = re.compile(
 )
 
 
+class PlainLoader(yaml.SafeLoader):
+    """Reads YAML, but no numbers of base 60: `1:8` would be 68, and nobody means that."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        """Return a whole number, or the text that was written."""
+        return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
+        """Return a number, or the text that was written."""
+        return node.value if ":" in node.value else super().construct_yaml_float(node)
+
+
+PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_int)
+PlainLoader.add_constructor("tag:yaml.org,2002:float", PlainLoader.construct_yaml_float)
+
+
 class Problem(NamedTuple):
     """One thing wrong. where: `dspool.yaml:4`, a variable's name or `override`; path: `pools.general.size`."""
 
@@ -69,7 +85,7 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
             if _is_foreign(path):
                 continue
             try:
-                value = environ[name] if is_text(path) else yaml.safe_load(environ[name])
+                value = environ[name] if is_text(path) else yaml.load(environ[name], PlainLoader)
             except (yaml.YAMLError, ValueError, RecursionError):
                 layer.problem(name, path, "its value is not YAML")
             else:

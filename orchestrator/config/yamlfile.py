@@ -9,7 +9,7 @@ import yaml
 from pydantic import SecretStr
 
 from orchestrator.config.model import KeyPath, type_at
-from orchestrator.config.source import Layer, expand
+from orchestrator.config.source import Layer, PlainLoader, expand
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 # Aliases can make a small file a huge tree.
@@ -31,7 +31,7 @@ def read_yaml(data: bytes, shown: str, environ: Mapping[str, str]) -> Layer:
         layer.problem(f"{shown}:{data.count(10, 0, exc.start) + 1}", (), "is not UTF-8 text")
         return layer
     try:
-        loader = yaml.SafeLoader(text)
+        loader = PlainLoader(text)
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as exc:
         message = f"is not YAML: {exc.problem or exc.context}"

@@ -471,6 +471,16 @@ def test_bounds_come_from_one_variable_or_an_override_too(load_text: Load) -> No
     assert (found.size, found.max_size) == (2, 5)
 
 
+@pytest.mark.parametrize("text", ["size: 1:8", "max_queue: 1:30", "grace_s: 1:30.5"])
+def test_nothing_is_a_number_of_base_60(load_text: Load, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(f"pools:\n  general: {{{text}}}\n")
+    assert text.partition(": ")[2] in str(caught.value)
+    variable = f"DSPOOL_POOLS__GENERAL__{text.partition(':')[0].upper()}"
+    with pytest.raises(ConfigError):
+        load_text("", {variable: text.partition(": ")[2]})
+
+
 def test_every_mistake_in_bounds_is_told_with_its_line(load_text: Load) -> None:
     text = """pools:
   general:
