@@ -41,6 +41,7 @@ def test_an_orchestrator_works_and_leaves_nothing() -> None:
         assert process_ticks(orc.pid) is not None
         pid = orc.pid
         held = client.submit("sleep", {"seconds": 0.3})
+        wait_until(lambda: client.stats()["requests"]["accepted"] >= 3, 10.0, "its acceptance")
     assert held.exception(0) is None  # the drain let it finish
     assert process_ticks(pid) is None
     assert homes() == []

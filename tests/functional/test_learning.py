@@ -20,7 +20,7 @@ GAIN_POINTS = 20.0
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    lms = {"default": {"model": "offline/knn"}, "slow": {"model": "offline/knn", "params": {"latency_ms": 100}}}
+    lms = {"default": {"model": "offline/knn"}, "slow": {"model": "offline/knn", "params": {"latency_ms": 2000}}}
     with Orchestrator(pools=pools(1, 1), lms=lms) as orchestrator, orchestrator.client() as client:
         yield client
 
