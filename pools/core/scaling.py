@@ -83,17 +83,18 @@ def _waiting(pool: PoolEntry, now: float) -> tuple[int, float]:
         if worker.held < pool.slots:
             return 0, now
         rows += worker.held - pool.slots
-        first = _first_unstarted(worker) if worker.held > pool.slots else None
+        first = _longest_unstarted(worker) if worker.held > pool.slots else None
         if first is not None:
             since = min(since, first.accepted_at)
     return rows, since
 
 
-def _first_unstarted(worker: WorkerEntry) -> RequestEntry | None:
-    for epoch, entry in worker.attempts.items():
-        if entry.state == DISPATCHED and not worker.started(epoch):
-            return entry
-    return None
+def _longest_unstarted(worker: WorkerEntry) -> RequestEntry | None:
+    """Return what has waited longest of what a worker holds: what came back from another may stand behind others."""
+    unstarted = [
+        entry for epoch, entry in worker.attempts.items() if entry.state == DISPATCHED and not worker.started(epoch)
+    ]
+    return min(unstarted, key=lambda entry: entry.accepted_at, default=None)
 
 
 def _size_with(pool: PoolEntry, more: int) -> int | None:
