@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pools.core.events import Resize, Tick
@@ -21,9 +22,10 @@ class Size:
 
     changed_at: when it was set, or grew last. shrunk_at: when it shrank last. first: what waits longest while every
     slot is taken and nothing else keeps the pool from growing, and grown_by: when it must have grown for that.
+    ready: who served; one may be given up in the very step in which its pool grows for what it holds.
     """
 
-    __slots__ = ("changed_at", "first", "grown_by", "shrunk_at", "size")
+    __slots__ = ("changed_at", "first", "grown_by", "ready", "shrunk_at", "size")
 
     def __init__(self, size: int, now: float) -> None:
         self.size = size
@@ -31,6 +33,7 @@ class Size:
         self.shrunk_at = now
         self.first: Case | None = None
         self.grown_by = 0.0
+        self.ready: tuple[Any, ...] = ()
 
 
 class Sizes:
@@ -56,6 +59,8 @@ class Sizes:
                 known.first = None
             elif type(event) is Tick:
                 self._check_growth(pool, known, now)
+            if pool.size < most:
+                known.ready = tuple(pool.ready)
 
     def _check_change(self, pool: Any, known: Size, event: Any, now: float) -> None:
         before, known.size = known.size, pool.size
@@ -66,7 +71,7 @@ class Sizes:
             broken("sizes change for a reason", f"{pool.name}: {before} to {pool.size} at {type(event).__name__}")
         elif pool.size > before:
             known.changed_at = known.shrunk_at = now
-            first = self._first_waiting(pool)
+            first = self._first_waiting(pool, {*known.ready, *pool.ready})
             if self._ledger.memory_paused or first is None or now - first.came_at < GROWS_AFTER_S - _EPSILON_S:
                 broken("grows when work waits", f"{pool.name}: {before} to {pool.size}, first {first}")
             if len(pool.wanted) > 2 * workers:
@@ -82,7 +87,7 @@ class Sizes:
     def _check_growth(self, pool: Any, known: Size, now: float) -> None:
         """Demand that a pool that could grow has grown, if the same case waits since the look before."""
         reading = self._tables.is_reading(now)
-        before, known.first = known.first, None if reading else self._first_waiting(pool)
+        before, known.first = known.first, None if reading else self._first_waiting(pool, pool.ready)
         if known.first is None:
             return
         if known.first is not before:
@@ -100,11 +105,11 @@ class Sizes:
         places = (pool.places.get(number) for number in range(pool.size + 1, most + 1))
         return 0 < len(pool.wanted) <= len(pool.ready) and any(place is None or not place.out for place in places)
 
-    def _first_waiting(self, pool: Any) -> Case | None:
-        """Return the case that has waited longest: queued, or with a worker that has not begun it."""
+    def _first_waiting(self, pool: Any, workers: Iterable[Any]) -> Case | None:
+        """Return the case that has waited longest: queued, or with one of these workers, which has not begun it."""
         ledger = self._ledger
         waiting = list(ledger.queues[pool.name].values())
-        for worker in pool.ready:
+        for worker in workers:
             desk = ledger.desks[worker.worker_id]
             if desk.held <= pool.slots:
                 continue

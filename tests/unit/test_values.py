@@ -82,7 +82,7 @@ def test_any_value_arrives_equal(value: Any) -> None:
         Decimal("Infinity"), UUID(int=2**128 - 1), Prediction({"answer": "x", "keys": [1, (2,)]}),
         {"a": {"b": [Prediction({"c": {1, 2}})]}},
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: type(value).__name__,  # a repr of sets differs from process to process
 )  # fmt: skip
 def test_corner_values(value: Any) -> None:
     assert same(decode_value(encode_value(value)), value)
