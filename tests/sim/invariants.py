@@ -12,7 +12,7 @@ them in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from bridge.protocol import messages as wire
 from pools.core.deadlines import WIDTH_S
@@ -26,6 +26,9 @@ from tests.sim.outcomes import Outcomes, desk_of
 from tests.sim.restarts import Restarts
 from tests.sim.sizes import Sizes
 from tests.sim.step import Step, broken
+
+# A bucket's end and a deadline plus its width are not the same sum.
+_ROUNDING_S: Final = 1e-9
 
 
 class Auditor:
@@ -104,7 +107,7 @@ class Auditor:
     def _after_tick(self, now: float) -> None:
         ledger = self.ledger
         for case in ledger.open.values():
-            if case.deadline is not None and now >= case.deadline + WIDTH_S:
+            if case.deadline is not None and now > case.deadline + WIDTH_S + _ROUNDING_S:
                 broken("settled at its deadline", f"{case}, {now - case.deadline:.3f} s late")
         if self.tables.is_reading(now):
             return  # after a standstill: what else is due waits a moment
