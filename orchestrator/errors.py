@@ -137,6 +137,25 @@ class Overloaded(DspoolError):
         return self.details.get("retry_after_s")
 
 
+class CircuitOpen(DspoolError):
+    """Too much of the same failed just now, so the request was not admitted (see `breaker` in the configuration)."""
+
+    CODE = codes.CIRCUIT_OPEN
+    RETRYABLE = True
+    DETAILS = frozenset({"retry_after_s"})
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which one is let through again to see how it goes, None if unknown."""
+        return self.details.get("retry_after_s")
+
+
+class PoisonRequest(DspoolError):
+    """Workers died of this request: it is in quarantine and not run again (see `Client.dead_letters`)."""
+
+    CODE = codes.POISON_REQUEST
+
+
 class InvalidRequest(DspoolError):
     """What was asked for makes no sense; asking again will not help."""
 
@@ -180,7 +199,10 @@ class NotFound(DspoolError):
 
 
 class Unavailable(DspoolError):
-    """What the call needs is not there: no coordinator, a pool whose workers cannot boot, a directory in use."""
+    """What the call needs is not there: no coordinator, a pool whose workers cannot boot, a directory in use.
+
+    With code SLOW_CONSUMER the coordinator has ended the connection, for this client did not read its answers.
+    """
 
     CODE = codes.UNAVAILABLE
 
@@ -251,7 +273,10 @@ def _family(root: type[DspoolError]) -> Iterator[type[DspoolError]]:
         yield from _family(child)
 
 
-_BY_CODE: Final = {cls.CODE: cls for cls in _family(DspoolError)}
+_BY_CODE: Final[dict[str, type[DspoolError]]] = {
+    **{cls.CODE: cls for cls in _family(DspoolError)},
+    codes.SLOW_CONSUMER: Unavailable,
+}
 
 
 def from_bridge(error: BridgeError) -> DspoolError:

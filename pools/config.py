@@ -29,6 +29,33 @@ class RestartConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerConfig:
+    """When a breaker opens: at least `failure_rate` of the last `window` outcomes failed, of `min_calls` or more.
+
+    open_s: then, for so long, nothing is let through; after that `probes` requests at a time.
+    """
+
+    window: int = 50
+    min_calls: int = 10
+    failure_rate: float = 0.5
+    open_s: float = 10.0
+    probes: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DegradationConfig:
+    """When the fleet is in trouble: parts of 1 from which on a signal counts, once it has held for `hold_s`.
+
+    cpu: of the processors, over 10 s, while work waits. memory: in use. queue: of a pool's `max_queue`.
+    """
+
+    cpu: float = 0.8
+    memory: float = 0.9
+    queue: float = 0.5
+    hold_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
     """One pool, every value settled.
 
@@ -45,6 +72,11 @@ class PoolConfig:
         it started, and its limit is at least 1.5 times what a worker is born with.
     python: the interpreter of the workers; None = the coordinator's own.
     env: environment variables of the workers, beside those every worker gets.
+    breaker: when requests are refused because those before failed; None = never.
+    fallback: the pool that takes what this one cannot serve (breaker open, no workers); None = none.
+    fallback_operations: operation -> the operation that runs in its place then.
+    queue_age_s: a request that has waited so long, while every other waits too, is shed as Overloaded; None = half its
+        deadline alone decides.
     launcher: zygote = workers are forked from a process that has imported what they need; spawn = each is a fresh
     interpreter. preload: modules that a zygote imports before it forks.
     """
@@ -67,6 +99,10 @@ class PoolConfig:
     python: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
+    breaker: BreakerConfig | None = BreakerConfig()
+    fallback: str | None = None
+    fallback_operations: Mapping[str, str] = field(default_factory=dict)
+    queue_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +134,18 @@ class FleetConfig:
     """The fleet: its pools, where operations are at home, how much one client may have in flight.
 
     homes: operation -> pool; what is not listed is at home in `default_pool`.
-    client_rows: accepted, unsettled rows per client.
+    client_rows: accepted, unsettled rows per client. principal_rows: per principal, all its clients together.
+    poison_deaths: a request is quarantined when so many workers died of it; 0 = never.
+    degradation: when less is let in because the fleet is in trouble; None = never.
     """
 
     pools: tuple[PoolConfig, ...]
     homes: Mapping[str, str] = field(default_factory=dict)
     default_pool: str = "general"
     client_rows: int = 4096
+    principal_rows: int = 16_384
+    poison_deaths: int = 2
+    degradation: DegradationConfig | None = None
 
     def pool(self, name: str) -> PoolConfig:
         """Return the pool of this name. Raises KeyError if there is none."""

@@ -44,7 +44,10 @@ _HEAD: Final = """\
 #
 #     client = cast("Client", connect())
 """
-_OPTIONS: Final = "pool: str | None = ..., deadline_s: float | None = ..., lm: str | None = ..."
+_OPTIONS: Final = (
+    "pool: str | None = ..., deadline_s: float | None = ..., lm: str | None = ..., priority: str = ..., "
+    "idempotent: bool = ..."
+)
 
 
 def stubs(programs: Mapping[str, Spec | None]) -> str:

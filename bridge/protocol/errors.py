@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgpack
+import msgspec
 
 INTERNAL: Final = "INTERNAL"
 REMOTE_ERROR: Final = "REMOTE_ERROR"
@@ -19,6 +20,9 @@ WORKER_LOST: Final = "WORKER_LOST"
 DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
 CANCELLED: Final = "CANCELLED"
 OVERLOADED: Final = "OVERLOADED"
+CIRCUIT_OPEN: Final = "CIRCUIT_OPEN"
+POISON_REQUEST: Final = "POISON_REQUEST"
+SLOW_CONSUMER: Final = "SLOW_CONSUMER"
 INVALID_REQUEST: Final = "INVALID_REQUEST"
 SIGNATURE_ERROR: Final = "SIGNATURE_ERROR"
 TOO_LARGE: Final = "TOO_LARGE"
@@ -31,13 +35,16 @@ LM_ERROR: Final = "LM_ERROR"
 MAX_TEXT_CHARS: Final = 20_000
 _MAX_DEPTH: Final = 6
 _MAX_ITEMS: Final = 1_000
+# What this project encodes is smaller: a code is not looked for in more.
+_MAX_CODED_BYTES: Final = 64 * 1024
+_ITEMS: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 class BridgeError(Exception):
     """An error with a code, as it travels.
 
     details are plain msgpack values; keys with a meaning for the client: `path` (INVALID_REQUEST),
-    `suggestions` (NOT_FOUND), `retry_after_s` (OVERLOADED), `stage` (DEADLINE_EXCEEDED), `type` and
+    `suggestions` (NOT_FOUND), `retry_after_s` (OVERLOADED, CIRCUIT_OPEN), `stage` (DEADLINE_EXCEEDED), `type` and
     `remote_traceback` (REMOTE_ERROR, BootFailed), `cause signal executed worker` (WORKER_LOST),
     `provider status` (LM_ERROR).
     """
@@ -65,6 +72,16 @@ def decode_error(payload: bytes) -> BridgeError:
         return BridgeError(str(code), str(message), retryable=bool(retryable), details=dict(details))
     except (ValueError, TypeError, LookupError, msgpack.UnpackException) as exc:
         return BridgeError(INTERNAL, f"an error came that could not be read ({exc}): {payload[:80]!r}")
+
+
+def error_code(payload: bytes) -> str:
+    """Return the code of an encoded error and read nothing else of it; of more than 64 KiB it is REMOTE_ERROR."""
+    if len(payload) > _MAX_CODED_BYTES:
+        return REMOTE_ERROR
+    try:
+        return msgspec.msgpack.decode(_ITEMS.decode(payload)[0], type=str)
+    except (msgspec.DecodeError, LookupError, RecursionError):
+        return INTERNAL
 
 
 def not_found(what: str, name: str, known: Iterable[str], *, advice: str = "") -> BridgeError:

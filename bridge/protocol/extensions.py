@@ -171,6 +171,8 @@ NOT_PLAIN: Final = (msgspec.DecodeError, UnicodeDecodeError, MemoryError, Recurs
 # --- unpacking ----------------------------------------------------------------------------------
 
 _unpackb = msgpack.unpackb
+# We send no timestamps of msgpack's own (type -1), others may; they never reach the hook.
+_AS_DATETIME: Final = 3
 
 
 def _decode_ext(level: int, code: int, data: bytes) -> Any:
@@ -187,7 +189,9 @@ _top_hook: Final = _HOOKS[0]
 
 def unpack(data: bytes) -> Any:
     """Return the value in `data`. Raises many types of exceptions for bytes that are none."""
-    return _unpackb(data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=_top_hook)
+    return _unpackb(
+        data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=_top_hook, timestamp=_AS_DATETIME
+    )
 
 
 def _unpack_inner(data: bytes, level: int) -> Any:
@@ -205,6 +209,7 @@ def _unpack_with_care(data: bytes, level: int) -> Any:
         strict_map_key=False,
         unicode_errors="surrogatepass",
         ext_hook=_HOOKS[level + 1],
+        timestamp=_AS_DATETIME,
         max_buffer_size=max(len(data), 1),
     )
     unpacker.feed(data)

@@ -24,6 +24,7 @@ NOT_RUN: Final = 4  # of the last outcomes in ROWS: the rows did not run, for wh
 
 # Flags of a Request.
 FLAG_EVENTS: Final = 1  # the caller wants the Event messages of this request
+FLAG_IDEMPOTENT: Final = 2  # it may run again after its worker died
 
 # Attempts that a Heartbeat tells of. A reader takes no larger array in a message (see codec).
 BEAT_ATTEMPTS: Final = 64
@@ -32,6 +33,8 @@ BEAT_ATTEMPTS: Final = 64
 PRIORITY_HIGH: Final = 0
 PRIORITY_NORMAL: Final = 1
 PRIORITY_LOW: Final = 2
+
+MAX_KEY_CHARS: Final = 200  # of an idempotency key
 
 
 class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -123,7 +126,8 @@ class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     """The outcome of an attempt (worker -> coordinator) or of a request (coordinator -> client).
 
     Times are milliseconds. The worker fills status … cached; the coordinator adds the rest. `pressed`: the pool's
-    queue is more than half full, so its clients send less at a time.
+    queue is more than half full, so its clients send less at a time. `fallback_used`: it ran elsewhere than it was
+    asked for, whose breaker was open or who had no workers.
     """
 
     type: int = 4
@@ -140,6 +144,7 @@ class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     queue_ms: float = 0.0
     total_ms: float = 0.0
     pressed: bool = False
+    fallback_used: bool = False
 
 
 class Event(Message, frozen=True, gc=False, array_like=True, kw_only=True):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 
 import signatures  # noqa: F401 - found now, before folders of users come first on the path
+from bridge import faultpoints
 from bridge.protocol.worker_spec import WorkerSpec, decode_spec
 from bridge.worker import stacks
 from bridge.worker.attempt import Runner
@@ -42,6 +43,7 @@ def run(spec_fd: int, slots_fd: int, lifeline_fd: int) -> int:
     for fd in (spec_fd, slots_fd, lifeline_fd):
         os.set_inheritable(fd, False)  # not for the children of programs
     stacks.keep(slots_fd)
+    faultpoints.arm_by(os.environ)
     spec = _read_spec(spec_fd)
     slots = StartedSlots(slots_fd)
     os.close(slots_fd)

@@ -1,4 +1,4 @@
-"""The executor: threads that run attempts, first come, first served.
+"""The executor: threads that run attempts: the highest class first, in it first come, first served.
 
 An attempt waits until a thread claims it; only what is not claimed can be given back. The io thread alone submits and
 settles; the executor's threads only claim, run and deliver.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
+from bridge import faultpoints
 from bridge.protocol.errors import CANCELLED, BridgeError
 from bridge.protocol.messages import FLAG_EVENTS, Event, Message, Reply, Request
 from bridge.protocol.values import encode_value
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 # Events that wait to be sent; then the program that emits them waits too.
 EVENT_BACKLOG: Final = 1024
 _CHECK_S: Final = 0.1
+# Each so many claims what came first is next, whatever its class: a stream of high work holds up no other for good.
+_OLDEST_EACH: Final = 8
 
 Deliver = Callable[[Message], None]
 _run_ms = itemgetter(1)
@@ -91,21 +94,22 @@ class Executor:
         self._deliver = deliver
         self._runner: Runner | None = None
         self._changed = threading.Condition()
-        # Both in order of arrival. live: until the reply is settled; queued: what no thread has claimed.
+        # All in order of arrival. live: until the reply is settled; queued: what no thread has claimed, by class.
         self._live: dict[int, _Attempt] = {}
-        self._queued: dict[int, _Attempt] = {}
+        self._queued: tuple[dict[int, _Attempt], ...] = ({}, {}, {})
+        self._claims = 0
         self._event_room = threading.Semaphore(EVENT_BACKLOG)
         self._closed = False
 
     @property
     def queued(self) -> int:
         """How many attempts no thread has claimed."""
-        return len(self._queued)
+        return sum(map(len, self._queued))
 
     @property
     def running(self) -> int:
         """How many attempts have started and are not settled."""
-        return len(self._live) - len(self._queued)
+        return len(self._live) - self.queued
 
     def start(self, runner: Runner) -> None:
         """Begin to run what was submitted and what will be."""
@@ -134,25 +138,24 @@ class Executor:
         attempt = _Attempt(request, call, emitter)
         self._live[request.epoch] = attempt
         with self._changed:
-            self._queued[request.epoch] = attempt
+            self._queued[request.priority][request.epoch] = attempt
             self._changed.notify()
 
     def recall(self, epoch: int) -> bool:
         """Take an attempt back. Returns False if it has started, or has come and gone."""
         with self._changed:
-            attempt = self._queued.pop(epoch, None)
-        if attempt is None:
-            return False
+            if all(queued.pop(epoch, None) is None for queued in self._queued):
+                return False
         del self._live[epoch]
         return True
 
     def recall_all(self) -> list[Request]:
         """Take back everything that has not started, oldest first."""
         with self._changed:
-            queued, self._queued = self._queued, {}
-        for epoch in queued:
-            del self._live[epoch]
-        return [attempt.request for attempt in queued.values()]
+            queued = sorted(epoch for queued in self._queued for epoch in queued)
+            for one in self._queued:
+                one.clear()
+        return [self._live.pop(epoch).request for epoch in queued]
 
     def cancel(self, epoch: int) -> Reply | None:
         """Return the reply to an attempt that will now never start; one that runs is asked to stop."""
@@ -174,6 +177,7 @@ class Executor:
     def settled(self, message: Message) -> None:
         """Note that a delivered message is being sent: a reply ends its attempt, an event makes room for the next."""
         if type(message) is Reply:
+            faultpoints.hit("worker.before_reply_sent")
             self._live.pop(message.epoch, None)
         elif type(message) is Event:
             self._event_room.release()
@@ -196,11 +200,15 @@ class Executor:
     def _claim(self) -> _Attempt | None:
         """Wait for an attempt and make it this thread's. Returns None when the executor is closed."""
         with self._changed:
-            while not self._queued:
+            while not (waiting := [queued for queued in self._queued if queued]):
                 if self._closed:
                     return None
                 self._changed.wait()
-            return self._queued.pop(next(iter(self._queued)))
+            self._claims += 1
+            first = waiting[0]
+            if len(waiting) > 1 and self._claims % _OLDEST_EACH == 0:
+                first = min(waiting, key=lambda queued: next(iter(queued)))  # epochs grow
+            return first.pop(next(iter(first)))
 
     def _run(self, attempt: _Attempt) -> Reply:
         assert self._runner is not None
@@ -210,6 +218,9 @@ class Executor:
             if call.deadline is not None and now >= call.deadline:
                 return expired(request)
             current_call.set(call)
-            return self._runner.run(request, call)
+            faultpoints.hit("worker.before_run")
+            reply = self._runner.run(request, call)
+            faultpoints.hit("worker.after_run")
+            return reply
         except BaseException as exc:  # noqa: BLE001 - out of memory while answering: the caller must still be told
             return refuse(request, internal_error(exc))

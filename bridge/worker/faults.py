@@ -101,6 +101,23 @@ def _raise(args: Any, call: Call) -> Any:
     raise RuntimeError(str(fields.get("message", "a fault was asked for")))
 
 
+def _effect(args: Any, call: Call) -> Any:
+    """Leave evidence of this execution, a line that is its token, and take some time; return the token.
+
+    One write at the end of the file: of many processes none damages another's line, and a kill leaves all or nothing.
+    """
+    fields = arguments.read(args, "fault.effect", required=("path", "token"), optional=("seconds",))
+    token = str(fields["token"])
+    fd = os.open(str(fields["path"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, f"{token}\n".encode())
+    finally:
+        os.close(fd)
+    call.cancelled.wait(arguments.number(fields.get("seconds", 0.0), "seconds"))
+    call.check()
+    return token
+
+
 def _spawn_daemon(args: Any, call: Call) -> Any:
     """Leave a process behind that sleeps, in a session of its own and no child of this worker; return its pid."""
     seconds = _seconds(args, "fault.spawn_daemon")
@@ -127,4 +144,5 @@ _FAULTS: dict[str, Operation] = {
     "fault.stdout_flood": _stdout_flood,
     "fault.raise": _raise,
     "fault.spawn_daemon": _spawn_daemon,
+    "fault.effect": _effect,
 }

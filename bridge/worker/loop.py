@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import zmq
 
+from bridge import faultpoints
 from bridge.protocol import codec
 from bridge.protocol.errors import BridgeError, decode_error, encode_error
 from bridge.protocol.messages import (
@@ -97,6 +98,7 @@ class Loop:
         self._runner = runner
         self._inline = {name: InlineCall(0, 0, name) for name in runner.inline}
         self._booting = False
+        faultpoints.hit("worker.before_ready")
         self._post(Ready(slots=self._spec.slots, boot_ms=boot_ms))
 
     def boot_failed(self, error: BridgeError) -> None:
@@ -153,6 +155,7 @@ class Loop:
             context.term()
 
     def _say_hello(self) -> None:
+        faultpoints.hit("worker.before_hello")
         spec = self._spec
         self._out.append(
             Hello(
@@ -298,6 +301,7 @@ class Loop:
             self._tell_beat(now)
 
     def _tell_beat(self, now: float) -> None:
+        faultpoints.hit("worker.in_heartbeat")
         executor = self._executor
         beat = Heartbeat(
             rss_bytes=self._memory.rss_bytes(),

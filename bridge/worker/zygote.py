@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from bridge import faultpoints
 from bridge.worker import birth
 from bridge.worker.surroundings import Surroundings
 
@@ -75,6 +76,7 @@ def main(
     parser.add_argument("names", nargs="*", help="for process listings")
     fds = parser.parse_args(argv)
     faulthandler.enable()
+    faultpoints.arm_by(os.environ)
     # Ctrl-C and a terminal's hang-up are the coordinator's business.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -193,6 +195,7 @@ class Zygote:
             _assert_alone()
             sys.stdout.flush()
             sys.stderr.flush()
+            faultpoints.hit("zygote.before_fork")
             between = os.fork()
         except (OSError, NotAlone) as exc:
             self._failed(orders, str(exc))
@@ -200,6 +203,7 @@ class Zygote:
         if not between:
             return self._fork_again(orders)
         _, status = os.waitpid(between, 0)
+        faultpoints.hit("zygote.after_fork")
         if status:
             self._failed(orders, f"the process that was to fork it ended with {os.waitstatus_to_exitcode(status)}")
         return None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import calls, lifecycle, listings, service, signatures
+from orchestrator.cli import calls, dead_letters, lifecycle, listings, service, signatures
 from orchestrator.cli.bench import bench
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.failure import Exit, command
@@ -18,7 +18,7 @@ from orchestrator.version import package_version
 app = typer.Typer(
     help="DSPy programs in supervised pools of Python worker processes.",
     epilog="Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration, 3 no coordinator, "
-    "4 overloaded or timed out, 130 interrupted.",
+    "4 overloaded, circuit open or timed out, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,3 +57,4 @@ for _function in _COMMANDS:
     app.command()(_function)
 app.add_typer(listings.config, name="config")
 app.add_typer(signatures.app, name="signatures")
+app.add_typer(dead_letters.app, name="dead-letter")

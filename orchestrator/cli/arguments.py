@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.errors import InvalidRequest
+from pools.config import MAX_SIZE
 
 _TOO_DEEP: Final = "is nested too deep to be read as JSON"
 
@@ -104,7 +105,14 @@ def parse_size(text: str) -> int | tuple[int, int]:
     low, colon, high = text.partition(":")
     if not low.isdecimal() or (colon and not high.isdecimal()):
         raise InvalidRequest(f"{text!r} is no size: write N, or MIN:MAX such as 1:8", path="size")
-    return (int(low), int(high)) if colon else int(low)
+    least, most = int(low), int(high or low)
+    if most > MAX_SIZE:
+        raise InvalidRequest(f"{text!r} is no size: a pool has at most {MAX_SIZE} workers", path="size")
+    if not colon:
+        return least
+    if not 1 <= least <= most:
+        raise InvalidRequest(f"{text!r} is no size: MIN must be 1 or more, and MAX not below it", path="size")
+    return least, most
 
 
 def parse_target(text: str) -> str | dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,12 +15,23 @@ if TYPE_CHECKING:
     from orchestrator.bench import Report
     from orchestrator.bench.lives import LivesReport
     from orchestrator.bench.native import NativeReport
+    from orchestrator.bench.overload import OverloadReport
+
+_CELL_S: Final = 0.5
 
 
 @command
 def bench(
     pool: Annotated[str, typer.Option("--pool", help="The pool that is measured; it gets two workers.")] = "general",
-    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Of each cell of each round.")] = 0.5,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds",
+            min=0.01,
+            show_default="0.5; --overload: 30",
+            help="Of each cell of each round; of an overload.",
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="How often all of it (--lives: the starts) is repeated.")
     ] = 5,
@@ -32,38 +43,23 @@ def bench(
         bool, typer.Option("--lives", help="Instead: starts, memory, and how long a killed worker is missed.")
     ] = False,
     kills: Annotated[int, typer.Option("--kills", min=1, help="With --lives: how many workers are killed.")] = 50,
+    overload: Annotated[
+        bool, typer.Option("--overload", help="Instead: ten times more than can be done, poison, and retries.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
 ) -> None:
     """Measure dspool beside other ways to call processes, all in the same run.
 
-    Exits with 1 where --native or --lives misses a limit.
+    Exits with 1 where --native, --lives or --overload misses a limit.
     """
-    if native and lives:
-        raise InvalidRequest("--native and --lives are two measurements: ask for one")
-    if peers and (native or lives):
-        raise InvalidRequest(
-            f"--{'native' if native else 'lives'} measures no other ways to call processes: leave out --peers"
-        )
-    if lives and pool != "general":
-        raise InvalidRequest("--lives measures the general pool: leave out --pool")
-    console = err()
-
-    def say(line: str) -> None:
-        console.print(line, markup=False)
-
-    report: Report | NativeReport | LivesReport
-    if lives:
-        from orchestrator.bench.lives import run_lives
-
-        report = run_lives(starts=rounds, kills=kills, say=say)
-    elif native:
-        from orchestrator.bench.native import run_native
-
-        report = run_native(pool=pool, seconds=seconds, rounds=rounds, say=say)
-    else:
-        from orchestrator.bench import run
-
-        report = run(pool=pool, seconds=seconds, rounds=rounds, peers=peers, say=say)
+    chosen = [name for name, on in (("native", native), ("lives", lives), ("overload", overload)) if on]
+    if len(chosen) > 1:
+        raise InvalidRequest(f"--{chosen[0]} and --{chosen[1]} are two measurements: ask for one")
+    if peers and chosen:
+        raise InvalidRequest(f"--{chosen[0]} measures no other ways to call processes: leave out --peers")
+    if (lives or overload) and pool != "general":
+        raise InvalidRequest(f"--{chosen[0]} measures the general pool: leave out --pool")
+    report = _measure(chosen, pool, seconds, rounds=rounds, peers=peers, kills=kills)
     if json_file == Path("-"):
         print_json(report.as_json())
     else:
@@ -72,3 +68,31 @@ def bench(
             report.write_json(json_file)
     if not report.passed:
         raise typer.Exit(Exit.FAILED)
+
+
+def _measure(
+    chosen: list[str], pool: str, seconds: float | None, *, rounds: int, peers: bool, kills: int
+) -> Report | NativeReport | LivesReport | OverloadReport:
+    """Measure what was chosen, else calls; tell of each step on standard error."""
+    console = err()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    match chosen:
+        case ["overload"]:
+            from orchestrator.bench.overload import SECONDS, run_overload
+
+            return run_overload(seconds=seconds or SECONDS, say=say)
+        case ["lives"]:
+            from orchestrator.bench.lives import run_lives
+
+            return run_lives(starts=rounds, kills=kills, say=say)
+        case ["native"]:
+            from orchestrator.bench.native import run_native
+
+            return run_native(pool=pool, seconds=seconds or _CELL_S, rounds=rounds, say=say)
+        case _:
+            from orchestrator.bench import run
+
+            return run(pool=pool, seconds=seconds or _CELL_S, rounds=rounds, peers=peers, say=say)

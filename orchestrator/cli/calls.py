@@ -32,6 +32,13 @@ def call(
     pool: PoolName = None,
     lm: Annotated[str | None, typer.Option("--lm", help="A language model by its configured name.")] = None,
     deadline_s: Annotated[float | None, typer.Option("--deadline", help="Seconds this call may take.")] = None,
+    priority: Annotated[str, typer.Option("--priority", help="high, normal or low: who goes first.")] = "normal",
+    idempotent: Annotated[
+        bool, typer.Option("--idempotent", help="It may run again if its worker dies, up to twice.")
+    ] = False,
+    key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Calls of one key are run once and have one outcome.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Execute one operation and print its value.
@@ -41,7 +48,10 @@ def call(
     """
     value = read_args(args, pairs or [])
     with session() as client:
-        future = client.submit(operation, value, pool=pool, lm=lm, deadline_s=deadline_s)
+        future = client.submit(
+            operation, value, pool=pool, lm=lm, deadline_s=deadline_s, priority=priority, idempotent=idempotent,
+            idempotency_key=key,
+        )  # fmt: skip
         try:
             result = future.result()
         except KeyboardInterrupt:
@@ -49,13 +59,19 @@ def call(
             raise
     if as_json:
         print_json({"value": plain(result), "meta": _meta(future.meta)})
-        return
-    typer.echo(readable(result))
+    else:
+        typer.echo(readable(result))
+        _tell_how(future.meta)
+
+
+def _tell_how(meta: Any) -> None:
+    """Tell who watches how a call was executed."""
     console = err()
-    if console.is_terminal and future.meta is not None:
-        meta = future.meta
+    if console.is_terminal and meta is not None:
         used = f", {meta.lm_calls} LM calls, {meta.tokens} tokens" if meta.lm_calls else ""
-        console.print(f"[dim]{meta.worker}, {meta.total_ms:.1f} ms{used}[/]")
+        instead = f", the fallback: pool {meta.pool}" if meta.fallback_used else ""
+        again = f", attempt {meta.attempt}" if meta.attempt > 1 else ""
+        console.print(f"[dim]{meta.worker or meta.executed_on}, {meta.total_ms:.1f} ms{used}{again}{instead}[/]")
 
 
 def _meta(meta: Any) -> Any:

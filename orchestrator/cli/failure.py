@@ -14,6 +14,7 @@ import typer
 from orchestrator.cli.plain import plain
 from orchestrator.cli.screen import err
 from orchestrator.errors import (
+    CircuitOpen,
     DeadlineExceeded,
     DspoolError,
     InvalidRequest,
@@ -52,7 +53,7 @@ def exit_code(error: BaseException) -> Exit:
     match error:
         case NoCoordinator():
             return Exit.NO_COORDINATOR
-        case Overloaded() | DeadlineExceeded() | TimeoutError():
+        case Overloaded() | CircuitOpen() | DeadlineExceeded() | TimeoutError():
             return Exit.TIMED_OUT
         case InvalidRequest() | NotFound() | SignatureError() | TooLarge() | Held():
             return Exit.USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,13 +13,15 @@ import typer
 
 from orchestrator.cli.coordinators import find, require, session
 from orchestrator.cli.failure import NoCoordinator, command
+from orchestrator.cli.health import lines as health_lines
 from orchestrator.cli.plain import duration, mebibytes, milliseconds, plain
-from orchestrator.cli.screen import fill, out, print_json, table
+from orchestrator.cli.screen import err, fill, out, print_json, table
 from orchestrator.discovery import LOG_FILE, user_run_dir
 from orchestrator.errors import InvalidRequest, Unavailable
 from orchestrator.rundir import CoordinatorInfo
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Pools = Mapping[str, Mapping[str, Any]]
 _FOLLOW_S = 0.25
 _LONG_S = 1.0
 _MAX_LINES = 1000
@@ -29,23 +32,22 @@ _MAX_LINES = 1000
 
 @command
 def status(as_json: AsJson = False) -> None:
-    """Show pools, workers, long calls, memory, requests, and who ended in the last hour.
+    """Show pools, what is wrong, workers, long calls, memory, requests, and who ended in the last hour.
 
     What a worker wrote, and of a dead one how it ended and its threads' stacks: dspool logs WORKER.
     """
     found = require()
     with session(found) as client:
-        stats, workers = client.stats(), client.workers()
+        stats, workers, health = client.stats(), client.workers(), client.health()
     if as_json:
-        print_json({"endpoint": found.endpoint, **plain(stats), "workers": plain(workers)})
+        print_json({"endpoint": found.endpoint, **plain(stats), "health": plain(health), "workers": plain(workers)})
         return
     console = out()
     head = f"coordinator pid {stats['pid']}, version {stats['version']}, up {duration(stats['uptime_s'])}"
     console.print(f"{head}\n{found.endpoint}", markup=False)
-    console.print(pools_table(stats["pools"]))
-    for name, row in stats["pools"].items():
-        if row["state"] != "ok":
-            console.print(f"{name} is {row['state']}: {row['why']}", markup=False)
+    console.print(pools_table(stats["pools"], narrow=console.is_terminal))
+    for line in (*troubles(stats["pools"]), *health_lines(health)):
+        console.print(line, markup=False)
     console.print(workers_table([row for row in workers if row["state"] != "exited"]))
     if calls := running_calls(workers, beyond_s=_LONG_S):
         console.print(calls_table(calls, title=f"running for more than {_LONG_S:g} s"))
@@ -57,28 +59,48 @@ def status(as_json: AsJson = False) -> None:
         console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in stats[name].items()))
 
 
-def pools_table(pools: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return the table of pools, from `stats()["pools"]`."""
-    made = table("pool", ">size", ">ready", ">busy", ">queued", ">in flight", ">restarts", ">p50 ms", ">p99 ms")
-    numbers = ("ready", "busy", "queued", "in_flight", "restarts")
+def pools_table(pools: Pools, rates: Mapping[str, float | None] | None = None, *, narrow: bool = True) -> Any:
+    """Return the table of pools, from `stats()["pools"]`. rates: answered rows per second, a column of its own.
+
+    narrow: eighty columns are enough; else each heading is one line, for those who search in it.
+    """
+    per_s = [] if rates is None else [">per\ns"]
+    headings = ("pool", ">ready/\nsize", ">busy", ">queued", ">in\nflight", *per_s, ">p50\nms", ">p99\nms")
+    headings = (*headings, ">re-\nstarts", ">re-\nsent", ">shed", "break-\ner")
+    if not narrow:
+        headings = tuple(one.replace("-\n", "").replace("/\n", "/").replace("\n", " ") for one in headings)
     return fill(
-        made,
+        table(*headings, tight=narrow),
         (
             [
-                name,
-                size_text(row),
-                *(row[key] for key in numbers),
-                milliseconds(row["p50_ms"]),
-                milliseconds(row["p99_ms"]),
+                name, f"{row['ready']}/{size_text(row)}", row["busy"], row["queued"], row["in_flight"],
+                *([] if rates is None else [rate_text(rates.get(name))]),
+                milliseconds(row["p50_ms"]), milliseconds(row["p99_ms"]), row["restarts"], row["resent"], row["shed"],
+                breaker_text(row),
             ]
             for name, row in pools.items()
         ),
-    )
+    )  # fmt: skip
+
+
+def breaker_text(row: Mapping[str, Any]) -> str:
+    """Return the worst state among a pool's breakers."""
+    return str(row["breaker"]).replace("_", " ")
+
+
+def rate_text(rate: float | None) -> str:
+    """Return answered rows per second, `-` where they are not known."""
+    return "-" if rate is None else f"{rate:,.0f}"
+
+
+def troubles(pools: Pools) -> list[str]:
+    """Return a line for each pool that is not served as it should be: why."""
+    return [f"{name} is {row['state']}: {row['why']}" for name, row in pools.items() if row["state"] != "ok"]
 
 
 def size_text(row: Mapping[str, Any]) -> str:
-    """Return how many workers a pool is to have now, and behind a dash how many it may have."""
-    return str(row["size"]) if row["max_size"] is None else f"{row['size']}–{row['max_size']}"  # noqa: RUF001
+    """Return how many workers a pool is to have: a number, or the least and the most."""
+    return str(row["size"]) if row["max_size"] is None else f"{row['min_size']}–{row['max_size']}"  # noqa: RUF001
 
 
 def memory_text(memory: Mapping[str, Any]) -> str:
@@ -207,6 +229,8 @@ def logs(
             print_json(kept[-lines:])
             return
         _write(kept[-lines:])
+        if not kept:
+            err().print(f"{worker} has written nothing", markup=False)
         if follow:
             _follow_worker(lambda: client.logs(worker), lambda: _lives(client.workers(), worker), kept)
         for row in client.workers():
@@ -260,12 +284,23 @@ def _coordinator_log(lines: int, *, follow: bool, as_json: bool) -> None:
     with path.open("r", encoding="utf-8", errors="replace") as file:
         tail = file.read().splitlines()[-lines:]
         if as_json:
-            print_json(tail)
+            print_json([log_entry(line) for line in tail])
             return
         _write(tail)
+        if not tail:
+            err().print(f"{path} is empty", markup=False)
         if follow:
             for line in _growth(file, found.info if found is not None else None):
                 _write([line])
+
+
+def log_entry(line: str) -> dict[str, Any]:
+    """Return a line of the coordinator's log as its fields; what is no JSON object, such as a traceback, as `text`."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"text": line}
 
 
 def _growth(file: Any, info: CoordinatorInfo | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -31,11 +31,18 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def table(*headings: str, title: str | None = None) -> Table:
-    """Return an empty table. A heading that starts with `>` is of a column of numbers."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for heading in headings:
-        made.add_column(heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left")
+def table(*headings: str, title: str | None = None, tight: bool = False) -> Table:
+    """Return an empty table. A heading that starts with `>` is of a column of numbers.
+
+    Where the terminal is narrow, the first column, which names the row, is the last to be cut. tight: one space between
+    columns instead of two.
+    """
+    padding = (0, 0) if tight else (0, 1)
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=padding)
+    made.pad_edge, made.collapse_padding = False, True
+    for number, heading in enumerate(headings):
+        side: Literal["left", "right"] = "right" if heading.startswith(">") else "left"
+        made.add_column(heading.removeprefix(">"), justify=side, no_wrap=not number)
     return made
 
 

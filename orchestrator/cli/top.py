@@ -14,9 +14,21 @@ import typer
 
 from orchestrator.cli.coordinators import require, session
 from orchestrator.cli.failure import command
-from orchestrator.cli.listings import calls_table, memory_text, running_calls, size_text, workers_table
+from orchestrator.cli.health import headline
+from orchestrator.cli.listings import (
+    Pools,
+    breaker_text,
+    calls_table,
+    memory_text,
+    pools_table,
+    rate_text,
+    running_calls,
+    size_text,
+    troubles,
+    workers_table,
+)
 from orchestrator.cli.plain import duration, milliseconds, plain
-from orchestrator.cli.screen import fill, out, print_json, table
+from orchestrator.cli.screen import out, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -26,7 +38,6 @@ if TYPE_CHECKING:
 _QUIT: Final = b"q"
 _DEAD_SHOWN: Final = 5
 _CALLS_SHOWN: Final = 10
-Pools = Mapping[str, Mapping[str, Any]]
 
 
 @command
@@ -42,7 +53,8 @@ def top(
     with session(found) as client:
         if as_json:
             stats, workers = client.stats(), client.workers()
-            print_json({"endpoint": found.endpoint, **plain(stats), "workers": plain(workers)})
+            health = plain(client.health())
+            print_json({"endpoint": found.endpoint, **plain(stats), "health": health, "workers": plain(workers)})
             return
         console = out()
         with contextlib.suppress(KeyboardInterrupt):  # how one leaves
@@ -58,8 +70,8 @@ def _show_screen(client: Client, console: Console, every_s: float) -> None:
     rates = Rates()
     with keys() as readable, Live(console=console, screen=True, auto_refresh=False, transient=True) as live:
         while True:
-            stats, workers = client.stats(), client.workers()
-            live.update(frame(stats, workers, rates.of(stats["pools"], time.monotonic())), refresh=True)
+            stats, workers, health = client.stats(), client.workers(), client.health()
+            live.update(frame(stats, workers, health, rates.of(stats["pools"], time.monotonic())), refresh=True)
             if _asked_to_leave(readable, every_s):
                 return
 
@@ -121,7 +133,10 @@ class Rates:
         }
 
 
-def frame(stats: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], rates: Mapping[str, float | None]) -> Group:
+def frame(
+    stats: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], health: Mapping[str, Any],
+    rates: Mapping[str, float | None],
+) -> Group:  # fmt: skip
     """Return the whole screen."""
     from rich.console import Group
     from rich.text import Text
@@ -135,7 +150,8 @@ def frame(stats: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], rates:
     living = [row for row in workers if row["state"] != "exited"]
     dead = [row for row in workers if row["state"] == "exited"]
     parts: list[Any] = [Text(head), Text(memory, style="bold red" if stats["memory"]["paused"] else "")]
-    parts += [_pools(stats["pools"], rates), workers_table(living)]
+    parts += [Text(headline(health), style="" if health["status"] == "ok" else "bold red")]
+    parts += [pools_table(stats["pools"], rates), *map(Text, troubles(stats["pools"])), workers_table(living)]
     if calls := running_calls(living)[:_CALLS_SHOWN]:
         parts.append(calls_table(calls, title="the longest calls"))
     parts += [Text(f"{row['id']} leaves: {row['leaving']}") for row in living if row["leaving"]]
@@ -147,35 +163,16 @@ def _cause(row: Mapping[str, Any]) -> str:
     return str(row["exit"]["cause"]).partition("\n")[0]
 
 
-def _pools(pools: Pools, rates: Mapping[str, float | None]) -> Any:
-    headings = ("pool", "state", ">size", ">ready", ">busy", ">queued", ">in flight", ">per s", ">p50 ms", ">p99 ms")
-    made = table(*headings, ">restarts")
-    numbers = ("ready", "busy", "queued", "in_flight")
-    return fill(
-        made,
-        (
-            [
-                name, _state(row), size_text(row), *(row[key] for key in numbers), _rate(rates.get(name)),
-                milliseconds(row["p50_ms"]), milliseconds(row["p99_ms"]), row["restarts"],
-            ]
-            for name, row in pools.items()
-        ),
-    )  # fmt: skip
-
-
 def _state(row: Mapping[str, Any]) -> str:
     return "off" if not row["size"] else str(row["state"])
-
-
-def _rate(rate: float | None) -> str:
-    return "-" if rate is None else f"{rate:,.0f}"
 
 
 def lines(pools: Pools, rates: Mapping[str, float | None]) -> list[str]:
     """Return a line for each pool."""
     return [
         f"{name}: {_state(row)}, {row['ready']}/{size_text(row)} ready, {row['busy']} busy, {row['queued']} queued, "
-        f"{row['in_flight']} in flight, {_rate(rates.get(name))} per s, p50 {milliseconds(row['p50_ms'])} ms, "
-        f"p99 {milliseconds(row['p99_ms'])} ms, {row['restarts']} restarts"
+        f"{row['in_flight']} in flight, {rate_text(rates.get(name))} per s, p50 {milliseconds(row['p50_ms'])} ms, "
+        f"p99 {milliseconds(row['p99_ms'])} ms, {row['restarts']} restarts, {row['resent']} resent, "
+        f"{row['shed']} shed, breaker {breaker_text(row)}"
         for name, row in pools.items()
     ]

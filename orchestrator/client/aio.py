@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -20,6 +20,7 @@ from orchestrator.client.jobs import AsyncJob, EventLog, Steps
 from orchestrator.client.mailbox import Mailbox, Waiter, tell
 from orchestrator.client.remote import Awaiting
 from orchestrator.client.request import Call, check_request, encode_args, encode_rows
+from orchestrator.client.room import Asking
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
 from orchestrator.client.signature_text import signing, takes_signature, with_text
 
@@ -169,10 +170,15 @@ class AsyncClient(Awaiting, Api):
             put = functools.partial(box.put, waiter)
             if connection.has_room(route, 1, put):
                 break
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                connection.offer_room()
+                raise
         on_event = log.add if log is not None and call.events else None
         core = connection.submit(
-            payload, route, lm=call.lm or "", deadline_s=call.deadline_s, notify=put, on_event=on_event
+            payload, route, lm=call.lm or "", deadline_s=call.deadline_s, terms=call.terms, notify=put,
+            on_event=on_event,
         )  # fmt: skip
         return AsyncFuture(core, waiter, call.value)
 
@@ -213,24 +219,28 @@ class AsyncClient(Awaiting, Api):
         encode, encode_rows = signing(operation, self._encode, self._encode_rows)
         route, lm = connection.route(operation, plan.fields.get("pool", "")), plan.fields.get("lm", "")
 
-        def more() -> None:
-            tell(loop, news.set)
+        wake = functools.partial(tell, loop, news.set)
+        asking = Asking(functools.partial(connection.has_room, route), connection.offer_room, wake)
 
         def send(payload: bytes, rows: int, deadline_s: float | None, notify: Callable[[object], object]) -> Future:
             def settled(future: object) -> None:
                 notify(future)
-                more()
+                wake()
 
-            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=deadline_s, notify=settled)
+            return connection.submit(
+                payload, route, lm=lm, rows=rows, deadline_s=deadline_s, terms=plan.terms, notify=settled
+            )  # fmt: skip
 
         rows = RowMap(
             plan, connection.max_in_flight, encode=encode, encode_rows=encode_rows, send=send,
-            has_room=lambda count: connection.has_room(route, count, more), ended=lambda: connection.ended,
+            has_room=asking.fits, ended=lambda: connection.ended,
         )  # fmt: skip
-        return self._iterate(rows, news)
+        return self._iterate(rows, news, asking.end)
 
-    async def _iterate(self, rows: RowMap, news: asyncio.Event) -> AsyncIterator[Any]:
-        with closing(rows.values()) as steps:
+    async def _iterate(self, rows: RowMap, news: asyncio.Event, end: Callable[[], None]) -> AsyncIterator[Any]:
+        with ExitStack() as at_end:
+            at_end.callback(end)
+            steps = at_end.enter_context(closing(rows.values()))
             for values in steps:
                 if values is None:
                     await _wait(news, rows.until)

@@ -11,7 +11,16 @@ from orchestrator.client.calls import ProgramVersion, absolute_target, is_progra
 from orchestrator.client.dataset import read_rows
 from orchestrator.client.jobs import OptimizationResult, Steps, read_result
 from orchestrator.client.remote import bind_methods, calling, mapping, remote, starting, submitting
-from orchestrator.client.request import Call, check_count, check_name, one_of, request_fields
+from orchestrator.client.request import (
+    ORDINARY,
+    Call,
+    Terms,
+    check_count,
+    check_name,
+    one_of,
+    request_fields,
+    request_terms,
+)
 from orchestrator.client.request import mapping as check_mapping
 from orchestrator.client.rows import MAX_ROWS, MapPlan
 from orchestrator.errors import InvalidRequest
@@ -29,7 +38,9 @@ class Api:
     """What can be asked of a coordinator.
 
     Options of every call: `pool` (None = where the operation is at home), `deadline_s` (None = the pool's default),
-    `lm` (the name of a language model, None = the default one). Errors are those of `orchestrator.errors`.
+    `lm` (the name of a language model, None = the default one). Of calls of work also: `priority` ("high", "normal" or
+    "low": who goes first where work waits, and who is refused first) and `idempotent` (True: if its worker dies, it may
+    be run again, up to twice, within its deadline). Errors are those of `orchestrator.errors`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -41,20 +52,23 @@ class Api:
     @remote
     def execute(
         self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
-        lm: str | None = None,
+        lm: str | None = None, priority: str = "normal", idempotent: bool = False, idempotency_key: str | None = None,
     ) -> Call[Any]:  # fmt: skip
         """Run an operation and return its value.
 
         operation: a built-in name, `dspy.<Module>`, or the name of a deployed program (whose args are its inputs).
-        `template`, `validate`, `metrics.…` and `validators.…` run in this process unless a pool is given; `deadline_s`
-        and `lm` then have no effect, and values may be such as could not travel.
+        idempotency_key: 1 to 200 characters; calls of this principal, operation and key are one: it is run once, and
+        later ones have its outcome for ten minutes. With other args the key is refused (InvalidRequest).
+        `template`, `validate`, `metrics.…` and `validators.…` run in this process unless a pool is given; the options
+        then have no effect, and values may be such as could not travel.
         """
-        return Call(operation, args, pool, deadline_s, lm)
+        terms = request_terms(priority, idempotent, idempotency_key)
+        return Call(operation, args, pool, deadline_s, lm, terms=terms)
 
     @submitting
     def submit(
         self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
-        lm: str | None = None,
+        lm: str | None = None, priority: str = "normal", idempotent: bool = False, idempotency_key: str | None = None,
     ) -> Call[Any]:  # fmt: skip
         """Start an operation and return its future.
 
@@ -62,20 +76,22 @@ class Api:
         of this client are unanswered it waits for room, at most the deadline. What runs in this process (see `execute`)
         has run when this returns.
         """
-        return Call(operation, args, pool, deadline_s, lm)
+        terms = request_terms(priority, idempotent, idempotency_key)
+        return Call(operation, args, pool, deadline_s, lm, terms=terms)
 
     @mapping
     def map(
         self, operation: str, rows: Iterable[Any], *, ordered: bool = True, on_error: str = "raise", window: int = 256,
         chunk: int | str = "auto", progress: bool = False, pool: str | None = None, deadline_s: float | None = None,
-        lm: str | None = None,
+        lm: str | None = None, priority: str = "normal", idempotent: bool = False,
     ) -> MapPlan:  # fmt: skip
         """Run an operation on each of many rows; iterate over the values.
 
         rows: read as needed, at most `window` ahead of what is taken. ordered: values come in the order of the rows.
         on_error: "raise" the first error, or "yield" errors in the place of values; a bad row fails alone. chunk: rows
         per request, 1 to 1024; "auto" measures. deadline_s: for each request. Stopping early cancels what is under way.
-        Rows that are refused as Overloaded are sent again, until their deadline, or for 60 s without any answer.
+        Rows that are refused as Overloaded or CircuitOpen are sent again when the error's `retry_after_s` is over, if
+        their deadline allows it; rows without one until no worker has answered a row for 60 s.
         What runs in this process (see `execute`) runs a row when its value is taken: no windows, no chunks.
         """
         fields = request_fields(operation, pool, deadline_s, lm)
@@ -84,8 +100,9 @@ class Api:
         if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
             raise InvalidRequest(f"rows must be an iterable of arguments, got {type(rows).__name__}", path="rows")
         return MapPlan(
-            fields, rows, ordered, on_error == "raise", check_count("window", window), size, progress, deadline_s
-        )
+            fields, rows, ordered, on_error == "raise", check_count("window", window), size, progress, deadline_s,
+            request_terms(priority, idempotent),
+        )  # fmt: skip
 
     @remote
     def ping(self, pool: str = "general", *, deadline_s: float | None = None) -> Call[dict[str, Any]]:
@@ -94,25 +111,27 @@ class Api:
 
     @remote
     def embed(
-        self, texts: Iterable[str], *, pool: str | None = None, deadline_s: float | None = None
-    ) -> Call[numpy.ndarray]:
+        self, texts: Iterable[str], *, pool: str | None = None, deadline_s: float | None = None,
+        priority: str = "normal",
+    ) -> Call[numpy.ndarray]:  # fmt: skip
         """Return the embeddings of texts, an array of float32 of shape (n, dim)."""
         if isinstance(texts, str | bytes):
             raise InvalidRequest("texts must be a list of texts, got one text", path="texts")
-        return Call("embed", {"texts": list(texts)}, pool, deadline_s)
+        return Call("embed", {"texts": list(texts)}, pool, deadline_s, terms=request_terms(priority))
 
     # --- modules and programs -----------------------------------------------------------------
 
     @calling
     def module(
         self, name: str, signature: SignatureLike, *, options: Mapping[str, Any] | None = None, pool: str | None = None,
-        deadline_s: float | None = None, lm: str | None = None,
+        deadline_s: float | None = None, lm: str | None = None, priority: str = "normal", idempotent: bool = False,
     ) -> Callable[[dict[str, Any]], Call[Prediction]]:  # fmt: skip
         """Return a DSPy module as something to call with its inputs: `module("dspy.Predict", "q -> a")(q="…")`.
 
         signature: a text, or a `Signature` class.
         """
-        return lambda inputs: _module_call(name, signature, inputs, options, pool, deadline_s, lm)
+        terms = request_terms(priority, idempotent)
+        return lambda inputs: _module_call(name, signature, inputs, options, pool, deadline_s, lm, terms)
 
     @remote
     def predict(self, signature: SignatureLike, /, **inputs: Any) -> Call[Prediction]:
@@ -121,10 +140,12 @@ class Api:
 
     @calling
     def program(
-        self, name: str, *, pool: str | None = None, deadline_s: float | None = None, lm: str | None = None
-    ) -> Callable[[dict[str, Any]], Call[Any]]:
+        self, name: str, *, pool: str | None = None, deadline_s: float | None = None, lm: str | None = None,
+        priority: str = "normal", idempotent: bool = False,
+    ) -> Callable[[dict[str, Any]], Call[Any]]:  # fmt: skip
         """Return a deployed program as something to call with its inputs."""
-        return lambda inputs: Call(name, inputs, pool, deadline_s, lm)
+        terms = request_terms(priority, idempotent)
+        return lambda inputs: Call(name, inputs, pool, deadline_s, lm, terms=terms)
 
     @remote
     def deploy(
@@ -238,6 +259,40 @@ class Api:
             args["grace_s"] = grace_s
         return Call("dspool.restart", args)
 
+    @remote
+    def health(self) -> Call[dict[str, Any]]:
+        """Return how the fleet is: status ("ok", "degraded" or "critical"), mode, and issues by name.
+
+        Each issue has a name, a subject, a level, since when (`since_s`), what is wrong (`text`) and what is, or can
+        be, done about it (`action`).
+        """
+        return Call("dspool.health")
+
+    # --- dead letters -------------------------------------------------------------------------
+
+    @remote
+    def dead_letters(self) -> Call[list[dict[str, Any]]]:
+        """Return the requests in quarantine: workers died of them, so they and their equals are refused."""
+        return Call("dspool.dead_letters")
+
+    @remote
+    def dead_letter(self, letter_id: str) -> Call[dict[str, Any]]:
+        """Return one request in quarantine, with its `args` where they can be decoded. Raises NotFound."""
+        return Call("dspool.dead_letter", {"id": check_name("letter_id", letter_id)})
+
+    @remote
+    def requeue_dead_letter(self, letter_id: str, *, deadline_s: float | None = None) -> Call[Any]:
+        """Take a request out of quarantine and run it once more; return its value, or raise what it ends with.
+
+        Raises NotFound. If its worker dies once more, it is in quarantine again: PoisonRequest, under the same id.
+        """
+        return Call("dspool.dead_letter_requeue", {"id": check_name("letter_id", letter_id)}, deadline_s=deadline_s)
+
+    @remote
+    def drop_dead_letter(self, letter_id: str) -> Call[None]:
+        """Forget a request in quarantine: its equals are accepted again. Raises NotFound."""
+        return Call("dspool.dead_letter_drop", {"id": check_name("letter_id", letter_id)}, read=lambda _: None)
+
 
 def _size_args(size: Any) -> dict[str, int]:
     """Return what `dspool.resize` is told of a size. Raises InvalidRequest."""
@@ -272,9 +327,9 @@ def deploy_call(
 
 def _module_call(
     name: str, signature: SignatureLike, inputs: dict[str, Any], options: Mapping[str, Any] | None, pool: str | None,
-    deadline_s: float | None, lm: str | None,
+    deadline_s: float | None, lm: str | None, terms: Terms = ORDINARY,
 ) -> Call[Prediction]:  # fmt: skip
     args: dict[str, Any] = {"signature": signature, "inputs": inputs}
     if options:
         args["options"] = dict(check_mapping("options", options))
-    return Call(name, args, pool, deadline_s, lm)
+    return Call(name, args, pool, deadline_s, lm, terms=terms)

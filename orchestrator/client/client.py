@@ -15,7 +15,15 @@ from orchestrator.client.core import Connection
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import EventLog, Job, Steps
 from orchestrator.client.remote import Waiting
-from orchestrator.client.request import Call, check_request, encode_args, encode_rows
+from orchestrator.client.request import (
+    ORDINARY,
+    Call,
+    Terms,
+    check_request,
+    encode_args,
+    encode_rows,
+    request_terms,
+)
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
 from orchestrator.client.signature_text import DSPY, signing, takes_signature, with_text
 
@@ -68,19 +76,22 @@ class Client(Waiting, Api):
         return encode_rows(rows, self.connection.nesting, MAX_CHUNK_BYTES)
 
     def _execute(self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
-                 lm: str | None = None) -> Any:  # fmt: skip
-        return self._wait(self._put(operation, args, pool, deadline_s, lm, lead=True)).result()
+                 lm: str | None = None, priority: str = "normal", idempotent: bool = False,
+                 idempotency_key: str | None = None) -> Any:  # fmt: skip
+        terms = request_terms(priority, idempotent, idempotency_key)
+        return self._wait(self._put(operation, args, pool, deadline_s, lm, terms, lead=True)).result()
 
     def _submit(self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
-                lm: str | None = None) -> Future:  # fmt: skip
-        return self._put(operation, args, pool, deadline_s, lm)
+                lm: str | None = None, priority: str = "normal", idempotent: bool = False,
+                idempotency_key: str | None = None) -> Future:  # fmt: skip
+        return self._put(operation, args, pool, deadline_s, lm, request_terms(priority, idempotent, idempotency_key))
 
     # What has no plan: calls that can be as small as their overhead.
     without_plan: ClassVar = {"execute": _execute, "submit": _submit}
 
     def _put(
-        self, operation: str, args: Any, pool: str | None, deadline_s: float | None, lm: str | None, *,
-        on_event: Callable[[Event], object] | None = None, lead: bool = False,
+        self, operation: str, args: Any, pool: str | None, deadline_s: float | None, lm: str | None,
+        terms: Terms = ORDINARY, *, on_event: Callable[[Event], object] | None = None, lead: bool = False,
     ) -> Future:  # fmt: skip
         check_request(operation, pool, deadline_s, lm)
         connection = self.connection
@@ -91,8 +102,8 @@ class Client(Waiting, Api):
                 return native.run(connection, operation, args)
         payload = encode_args(args, connection.nesting, connection.message_bytes)
         return connection.submit(
-            payload, connection.route(operation, pool or ""), lm=lm or "", deadline_s=deadline_s, on_event=on_event,
-            lead=lead,
+            payload, connection.route(operation, pool or ""), lm=lm or "", deadline_s=deadline_s, terms=terms,
+            on_event=on_event, lead=lead,
         )  # fmt: skip
 
     def _wait(self, future: Future) -> Future:
@@ -107,13 +118,15 @@ class Client(Waiting, Api):
         return future
 
     def _run(self, call: Call[T]) -> T:
-        future = self._put(call.operation, call.args, call.pool, call.deadline_s, call.lm, lead=True)
+        future = self._put(call.operation, call.args, call.pool, call.deadline_s, call.lm, call.terms, lead=True)
         return call.value(self._wait(future))
 
     def _start(self, call: Call[T]) -> Job[T]:
         log = EventLog()
         on_event = log.add if call.events else None
-        future = self._put(call.operation, call.args, call.pool, call.deadline_s, call.lm, on_event=on_event)
+        future = self._put(
+            call.operation, call.args, call.pool, call.deadline_s, call.lm, call.terms, on_event=on_event
+        )  # fmt: skip
         return Job(future, log, call, self.connection)
 
     def _callee(self, plan: Callable[[dict[str, Any]], Call[T]]) -> Callee[T]:
@@ -136,7 +149,9 @@ class Client(Waiting, Api):
         route, lm = connection.route(operation, plan.fields.get("pool", "")), plan.fields.get("lm", "")
 
         def send(payload: bytes, rows: int, deadline_s: float | None, notify: Callable[[object], object]) -> Future:
-            return connection.submit(payload, route, lm=lm, rows=rows, deadline_s=deadline_s, notify=notify)
+            return connection.submit(
+                payload, route, lm=lm, rows=rows, deadline_s=deadline_s, terms=plan.terms, notify=notify
+            )  # fmt: skip
 
         rows = RowMap(
             plan, connection.max_in_flight, encode=encode, encode_rows=encode_rows, send=send,

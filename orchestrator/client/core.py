@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import math
-import os
 import time
-import weakref
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -25,6 +23,8 @@ from bridge.protocol.messages import (
 from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outcome
 from orchestrator.client.leading import Leading
 from orchestrator.client.link import ADVICE, open_link
+from orchestrator.client.open import OPEN
+from orchestrator.client.request import ORDINARY, Terms
 from orchestrator.client.room import Room, Route
 from orchestrator.client.shield import shield
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
@@ -37,8 +37,8 @@ _LOOK_AGAIN_S: Final = 0.1
 _LAST_WORDS_S: Final = 0.005
 # A process that dies or leaves loses its sockets a moment before it is seen to be dead.
 _DYING_S: Final = 0.1
-
-_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+# Of a traceback.
+_TOLD_CHARS: Final = 4000
 
 
 class Connection(Leading):
@@ -64,12 +64,13 @@ class Connection(Leading):
         self._overdue: set[int] = set()  # requests without an answer in time, at the last look
         self._room = Room(welcome.max_in_flight, welcome.window_rows or welcome.max_in_flight)
         self.route = self._room.route
-        _open.add(self)
+        OPEN.add(self)
 
     # --- requests -----------------------------------------------------------------------------
 
     def submit(self, payload: bytes, route: Route, *, lm: str = "", rows: int = 1,
-               deadline_s: float | None = None, notify: Callable[[Future], object] | None = None,
+               deadline_s: float | None = None, terms: Terms = ORDINARY,
+               notify: Callable[[Future], object] | None = None,
                on_event: Callable[[Event], object] | None = None, lead: bool = False) -> Future:  # fmt: skip
         """Send a request; return its future.
 
@@ -94,7 +95,8 @@ class Connection(Leading):
                     request = Request(
                         request_id=number, payload=payload, operation=route.operation, pool=route.pool, lm=lm,
                         rows=rows, deadline_ms=None if deadline_s is None else deadline_s * 1000.0,
-                        flags=0 if on_event is None else FLAG_EVENTS,
+                        priority=terms.priority, idempotency_key=terms.idempotency_key,
+                        flags=terms.flags if on_event is None else terms.flags | FLAG_EVENTS,
                     )  # fmt: skip
                     # No call in between: a signal's handler finds the books and what is out in keeping.
                     self._futures[number] = future
@@ -134,6 +136,11 @@ class Connection(Leading):
                 return True
             self._room.want(route, rows, notify)
             return False
+
+    def offer_room(self) -> None:
+        """Give what was promised to somebody who does not want it any more to the next one."""
+        with self.lock:
+            self._room.offer()
 
     # --- waiting ------------------------------------------------------------------------------
 
@@ -334,6 +341,16 @@ class Connection(Leading):
         for future in callbacks:
             future.run_callbacks()
 
+    def broke(self, cause: BaseException) -> None:
+        """Fail the rest: an answer may have been lost, and nobody would ever hear of it."""
+        callbacks: list[Future] = []
+        what = f"the client failed inside ({type(cause).__name__}: {cause})"
+        text = f"{what}; what was in flight may or may not have been executed. Call connect() again"
+        with self.lock:
+            where = "".join(traceback.format_exception(cause))[-_TOLD_CHARS:]
+            self._end(DspoolError(text, details={"traceback": where}), callbacks)
+            self._io.run(callbacks)
+
     def _end(self, error: DspoolError, callbacks: list[Future]) -> None:
         """Fail everything, now and from now on."""
         if self._ended is not None:
@@ -362,6 +379,10 @@ class Connection(Leading):
             return Cancelled(error.message)
         return type(error)(error.message, error.code, error.retryable, error.details)
 
+    def disown(self) -> None:
+        """Take note that this process is a fork of the one that the connection belongs to."""
+        self._forked = True
+
     def _check_owner(self) -> None:
         if self._forked:
             raise DspoolError("this client belongs to the process that forked this one: connect() in the child")
@@ -369,18 +390,3 @@ class Connection(Leading):
     def __del__(self) -> None:
         if "_io" in self.__dict__:
             self.close()
-
-
-def _disown() -> None:
-    for connection in list(_open):
-        connection._forked = True
-
-
-def _close_all() -> None:
-    for connection in list(_open):
-        connection.close()
-
-
-atexit.register(_close_all)
-# Asking for the process id on each call would cost a system call on each call.
-os.register_at_fork(after_in_child=_disown)

@@ -190,6 +190,7 @@ def meta_of(reply: Reply) -> values.Meta:
         tokens=reply.tokens,
         cost_usd=reply.cost_usd,
         cached=reply.cached,
+        fallback_used=reply.fallback_used,
     )
 
 

@@ -95,11 +95,23 @@ class IoThread:
             while self._serve(events):
                 events = self._descriptors.io_parked.poll()
                 drain(self._descriptors.io_wake_fd)
+        except BaseException as exc:
+            self._broke(exc)
+            raise
         finally:
             with self._lock:
                 last = self._descriptors.left()
             if last:
                 self._descriptors.close()
+
+    def _broke(self, cause: BaseException) -> None:
+        """Fail what waits for this thread, before it ends. Callbacks that are due run on another one."""
+        with self._lock:
+            self._exiting = True
+            self.busy = False
+        connection = self._connection()
+        if connection is not None:
+            connection.broke(cause)
 
     def _serve(self, events: list[tuple[int, int]]) -> bool:
         """Do what is to be done; return whether to park (False: the end)."""

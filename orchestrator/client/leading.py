@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from bridge import faultpoints
 from bridge.protocol import codec
 from bridge.protocol.messages import Message, Taken
 from bridge.transport import Sent
@@ -65,6 +66,10 @@ class Leading(ABC):
     @abstractmethod
     def line_ended(self) -> None:
         """Take in what came last and end; called without the lock, by any number of threads."""
+
+    @abstractmethod
+    def broke(self, cause: BaseException) -> None:
+        """End over what must not happen: a leader, or the io thread, has failed; called without the lock."""
 
     @abstractmethod
     def _check_owner(self) -> None:
@@ -117,6 +122,8 @@ class Leading(ABC):
             if leads:
                 try:
                     self._lead(token, ready, until, shielded)
+                except Exception as exc:  # noqa: BLE001 - whatever it is, what was just received is lost for others too
+                    self.broke(exc)
                 finally:
                     if shielded:
                         shield.wake = None
@@ -284,21 +291,26 @@ class Leading(ABC):
         if self._out or self._unsent:
             self._flush()
         callbacks: list[Future] = []
-        due = self._look_at != math.inf and time.monotonic() >= self._look_at
-        # Asking first is cheaper than a `receive` that finds nothing.
-        while told or self._pending():
-            self._stirred = True
-            frames = self._dealer.receive()
-            if frames is not None:
-                self._untold_bytes += sum(map(len, frames))
-                self._take(codec.decode(frames).messages, callbacks)
-                if self._untold_bytes >= _TELL_BYTES:
-                    self._tell_taken()
-                if ready() and not due:
-                    break
-            told = False
-        if due:
-            self._look_at = self._look(time.monotonic(), callbacks)
+        try:
+            due = self._look_at != math.inf and time.monotonic() >= self._look_at
+            # Asking first is cheaper than a `receive` that finds nothing.
+            while told or self._pending():
+                self._stirred = True
+                frames = self._dealer.receive()
+                if frames is not None:
+                    self._untold_bytes += sum(map(len, frames))
+                    faultpoints.hit("client.before_deliver")
+                    self._take(codec.decode(frames).messages, callbacks)
+                    if self._untold_bytes >= _TELL_BYTES:
+                        self._tell_taken()
+                    if ready() and not due:
+                        break
+                told = False
+            if due:
+                self._look_at = self._look(time.monotonic(), callbacks)
+        except BaseException:
+            self._io.run(callbacks)  # of what is settled already: somebody waits for that
+            raise
         return callbacks
 
     def _turn_to_the_last(self) -> list[Future]:
@@ -320,6 +332,7 @@ class Leading(ABC):
             self._stirred = True
             while self._unsent and self._dealer.send(self._unsent[0]) is Sent.YES:
                 self._unsent.popleft()
+            faultpoints.hit("client.after_send")
         finally:
             if shielded:
                 shield.down()

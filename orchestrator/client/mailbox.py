@@ -24,12 +24,15 @@ class Mailbox:
         self._settled: deque[Waiter] = deque()
         self._scheduled = False
 
-    def put(self, waiter: Waiter, _future: object = None) -> None:
-        """Wake what awaits `waiter`. Called on any thread, under the connection's lock."""
+    def put(self, waiter: Waiter, _future: object = None) -> bool:
+        """Wake what awaits `waiter`; return whether anybody does. On any thread, under the connection's lock."""
+        if waiter.cancelled():
+            return False
         self._settled.append(waiter)
         if not self._scheduled:
             self._scheduled = True
             tell(self.loop, self._deliver)
+        return True
 
     def _deliver(self) -> None:
         # Cleared first: what is put from here on schedules anew.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from orchestrator.errors import Overloaded
+from orchestrator.errors import CircuitOpen, Overloaded
 
 # How long rows without a deadline are sent again and again while no row at all is answered.
 PATIENCE_S: Final = 60.0
@@ -22,12 +22,18 @@ class Patience:
         self.until: float | None = None
         self._clock = clock
         self._in_vain_since: float | None = None  # the first refusal since a row was answered
+        self._breaker = False  # whether a breaker was met: it says exactly when it lets something through again
 
     def answered(self) -> None:
         """Take note that rows were answered."""
         self._in_vain_since = None
 
-    def refused(self, error: Overloaded, deadline: float | None) -> bool:
+    def hurry(self) -> None:
+        """Wait no longer than the least, if a full queue is what is waited for: its state has changed."""
+        if self.until is not None and not self._breaker:
+            self.until = min(self.until, self._clock() + LEAST_WAIT_S * (1.0 + _JITTER * random.random()))
+
+    def refused(self, error: Overloaded | CircuitOpen, deadline: float | None) -> bool:
         """Take note that rows were refused. Return whether they are to be sent again, which is when `until` is over.
 
         deadline: that of the rows, monotonic. They are not kept waiting for a time that lies beyond it.
@@ -44,6 +50,7 @@ class Patience:
         else:
             goes_on = at < deadline
         if goes_on:
+            self._breaker = isinstance(error, CircuitOpen) or (self._breaker and self.until is not None)
             self.until = at if self.until is None else max(at, self.until)
         return goes_on
 

@@ -8,6 +8,13 @@ from typing import Any, Final, Generic, TypeVar
 
 from bridge.protocol import values
 from bridge.protocol.errors import BridgeError, shown
+from bridge.protocol.messages import (
+    FLAG_IDEMPOTENT,
+    MAX_KEY_CHARS,
+    PRIORITY_HIGH,
+    PRIORITY_LOW,
+    PRIORITY_NORMAL,
+)
 from orchestrator.client.future import Future
 from orchestrator.errors import DspoolError, InvalidRequest, from_bridge
 
@@ -15,6 +22,19 @@ T = TypeVar("T")
 
 MAX_NAME_CHARS: Final = 200
 MAX_SECONDS: Final = 366 * 24 * 3600.0
+PRIORITIES: Final = {"high": PRIORITY_HIGH, "normal": PRIORITY_NORMAL, "low": PRIORITY_LOW}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a request is served: fields of a Request, each with the default of the wire."""
+
+    priority: int = PRIORITY_NORMAL
+    flags: int = 0
+    idempotency_key: str = ""
+
+
+ORDINARY: Final = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +48,7 @@ class Call(Generic[T]):
     lm: str | None = None
     read: Callable[[Any], T] | None = None
     events: bool = False
+    terms: Terms = ORDINARY
 
     def value(self, future: Future) -> T:
         """Return the value of its settled future. Raises its error."""
@@ -60,6 +81,24 @@ def check_request(operation: str, pool: str | None, deadline_s: float | None, lm
         check_name("pool", pool)
     if lm is not None:
         check_name("lm", lm)
+
+
+def request_terms(priority: str, idempotent: bool = False, idempotency_key: str | None = None) -> Terms:
+    """Return the terms that were asked for; a key makes a request idempotent.
+
+    Raises InvalidRequest that names the argument at fault.
+    """
+    if priority == "normal" and idempotent is False and idempotency_key is None:
+        return ORDINARY
+    one_of("priority", priority, tuple(PRIORITIES))
+    if not isinstance(idempotent, bool):
+        raise _invalid("idempotent", "True or False", idempotent)
+    if idempotency_key is not None and (
+        not isinstance(idempotency_key, str) or not 0 < len(idempotency_key) <= MAX_KEY_CHARS
+    ):
+        raise _invalid("idempotency_key", f"a text of 1 to {MAX_KEY_CHARS} characters", idempotency_key)
+    again = idempotent or idempotency_key is not None
+    return Terms(PRIORITIES[priority], FLAG_IDEMPOTENT if again else 0, idempotency_key or "")
 
 
 def check_name(path: str, name: Any) -> str:

@@ -85,7 +85,7 @@ class Room:
             route.window_rows = min(route.window_rows, max(route.window_rows // 2, self._least_rows))
 
     def want(self, route: Route, rows: int, notify: Callable[[], object]) -> None:
-        """Have `notify` called when that many rows fit."""
+        """Have `notify` called when that many rows fit; it returns False if they are not wanted any more."""
         self.wanting.setdefault(route, deque()).append((rows, notify))
 
     def withdraw(self, route: Route, notify: Callable[[], object]) -> None:
@@ -104,8 +104,8 @@ class Room:
             promised = 0  # to those just told, who have not sent yet
             while queue and self.fits(route, queue[0][0], promised):
                 rows, notify = queue.popleft()
-                promised += rows
-                notify()
+                if notify() is not False:
+                    promised += rows
             if not queue:
                 del self.wanting[route]
 
@@ -115,3 +115,42 @@ class Room:
             for _, notify in queue:
                 notify()
         self.wanting.clear()
+
+
+class Asking:
+    """Somebody who needs room again and again, and asks for it once at a time.
+
+    Each asking is a promise, which keeps room from others until it is used.
+    """
+
+    def __init__(
+        self, has_room: Callable[[int, Callable[[], object]], bool], offer: Callable[[], object],
+        news: Callable[[], object],
+    ) -> None:  # fmt: skip
+        """has_room: of a connection, as is offer, for what is not wanted any more. news: called when there is room."""
+        self._has_room = has_room
+        self._offer = offer
+        self._news = news
+        self._asked = self._over = False
+
+    def fits(self, rows: int) -> bool:
+        """Return whether there is room for `rows` now; if not, there will be news once there is."""
+        if self._asked:
+            return False
+        self._asked = True  # before, for it may be told at once, by another thread
+        if not self._has_room(rows, self._told):
+            return False
+        self._asked = False
+        return True
+
+    def _told(self) -> bool:
+        self._asked = False
+        if not self._over:
+            self._news()
+        return not self._over
+
+    def end(self) -> None:
+        """Ask for nothing any more."""
+        self._over = True
+        if self._asked:
+            self._offer()

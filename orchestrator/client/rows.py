@@ -18,7 +18,8 @@ from bridge.protocol.values import split_values
 from orchestrator.client.future import Future, Parked
 from orchestrator.client.patience import Patience
 from orchestrator.client.progress import Progress
-from orchestrator.errors import DspoolError, Overloaded
+from orchestrator.client.request import ORDINARY, Terms
+from orchestrator.errors import CircuitOpen, DeadlineExceeded, DspoolError, Overloaded, WorkerLost
 
 MAX_CHUNK: Final = 64
 # What a coordinator takes in one request.
@@ -42,6 +43,7 @@ class MapPlan:
     chunk: int | None  # None = by measurement
     progress: bool
     deadline_s: float | None
+    terms: Terms = ORDINARY
 
 
 class Chunker:
@@ -87,7 +89,7 @@ class Chunk:
         """Return whether there is something to collect, or nothing was to be sent."""
         return not self.sent if self.future is None else self.future.done()
 
-    def refusal(self) -> Overloaded | None:
+    def refusal(self) -> Overloaded | CircuitOpen | None:
         """Return the error if the coordinator has not taken the rows, but may later; None if they are not settled."""
         future = self.future
         reply = future.reply if future is not None and future.done() else None
@@ -95,7 +97,15 @@ class Chunk:
         if future is None or reply is None or reply.status != ERROR or reply.worker:
             return None
         error = future.exception()
-        return error if isinstance(error, Overloaded) and error.retryable else None
+        return error if isinstance(error, Overloaded | CircuitOpen) and error.retryable else None
+
+    def was_lost(self) -> bool:
+        """Return whether the rows ended without an answer of their worker's: such ends are what opens a breaker."""
+        future = self.future
+        reply = future.reply if future is not None else None
+        if future is None or reply is None or reply.status != ERROR:
+            return False
+        return isinstance(future.exception(), WorkerLost | DeadlineExceeded)
 
     def collect(self) -> int:
         """Take in the answers that came. Return to how many rows; `sent` is how many must be sent again."""
@@ -187,6 +197,10 @@ class Window:
         self._rows = 0
         self._finished: deque[int] = deque()  # `ordered`: only those that failed
         self._watching: list[Parked] = []  # who waits for them
+        # No two threads count one of them: the map counts what it sends, the others are counted under a lock.
+        self._sends = self._settles = self._answers = 0
+        self._seen_answers = 0  # at the last look
+        self._looked = False  # since the last send
 
     def room(self) -> int:
         """Return how many rows to send next, 0 if the window is full. What is not taken yet counts."""
@@ -200,17 +214,40 @@ class Window:
         self._rows += chunk.rows
         chunk.done = functools.partial(self._settled, number)
 
+    def sending(self) -> None:
+        """Take note that a chunk is about to be sent."""
+        self._sends += 1
+        self._looked = False
+
     def _settled(self, number: int, future: object) -> None:
-        if not self._ordered:
+        reply = future.reply if isinstance(future, Future) else None
+        failed = reply is not None and reply.status == ERROR
+        if isinstance(future, Future):
+            self._settles += 1
+            # What names a worker was run there.
+            self._answers += reply is not None and (not failed or bool(reply.worker))
+        if failed or not self._ordered:
             self._finished.append(number)
-        elif isinstance(future, Future) and future.reply is not None and future.reply.status == ERROR:
-            self._finished.append(number)
+        if self._ordered and (failed or self._settles == self._sends):
             for parked in self._watching:
                 parked.wake()
 
     def ready(self) -> bool:
-        """Return whether `take` has a chunk."""
-        return bool(self._finished) or self._front_settled()
+        """Return whether `take` has something to do."""
+        return bool(self._finished) or self._front_settled() or self._to_look()
+
+    def _to_look(self) -> bool:
+        """Return whether only a time is waited for, and nobody has looked yet whether that must be."""
+        return self._patience.until is not None and not self._looked and self._settles == self._sends
+
+    def _look(self) -> None:
+        """Cut a wait short if rows of this map were answered meanwhile.
+
+        The time was told of a queue with these rows in it. Without an answer since the last look it stands.
+        """
+        if self._answers > self._seen_answers:
+            self._patience.hurry()
+        self._seen_answers, self._looked = self._answers, True
 
     def take(self) -> Chunk | None:
         """Return the next chunk that is settled, None if there is none. One with rows to send again stays."""
@@ -223,16 +260,18 @@ class Window:
         elif not self._ordered and self._finished:
             number = self._finished.popleft()
         else:
+            if self._to_look():
+                self._look()
             return None
         chunk = self._chunks[number]
         if self._refused(chunk):
             return chunk
         reply = chunk.future.reply if chunk.future is not None else None
-        refused = chunk.refusal() is not None
+        answers = chunk.refusal() is None and not chunk.was_lost()
         answered = chunk.collect()
         if reply is not None:
             self._chunker.observe(answered, reply.run_ms)
-            if not refused:
+            if answers:
                 self._patience.answered()
         if not chunk.sent:
             del self._chunks[number]
@@ -349,6 +388,7 @@ class RowMap:
             deadline_s = max(chunk.until - self._clock(), 0.001)
         assert chunk.done is not None
         if chunk.sent:
+            self.window.sending()
             chunk.future = self._send(b"".join(chunk.payloads), chunk.sent, deadline_s, chunk.done)
         else:
             chunk.done(None)

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from bridge.protocol.errors import closest
-from orchestrator.config.model import BOUNDS_TAG, NUMBER_TAG, PATTERNS, FileModel, KeyPath, keys_at
-from orchestrator.config.source import Layer, origin_of, show_path
+from orchestrator.config.model import PATTERNS, SHAPE_TAGS, FileModel, KeyPath, keys_at
+from orchestrator.config.source import Layer, last_set, origin_of, show_path
 
 # Values below keys that look like these are never shown.
 SECRET_KEY: Final = re.compile(r"key|token|secret|passw|auth|credential", re.IGNORECASE)
@@ -28,7 +28,7 @@ def check(layer: Layer) -> FileModel | None:
 
 
 def _add(layer: Layer, error: ErrorDetails) -> None:
-    path: KeyPath = tuple(key for key in error["loc"] if key not in (BOUNDS_TAG, NUMBER_TAG))
+    path: KeyPath = tuple(key for key in error["loc"] if key not in SHAPE_TAGS)
     if path and path[-1] == "[key]":
         path = path[:-1]
         message = _pattern_words(error)
@@ -36,6 +36,9 @@ def _add(layer: Layer, error: ErrorDetails) -> None:
         message = _unknown_key(path)
     elif error["type"] == "missing":
         message = "is required"
+    elif low := _bound_set_last(layer, path, error):
+        message = f"must not be above max ({_value(layer.tree, path)}){_got(layer.tree, low)}"
+        path = low
     else:
         message = _expectation(error) + _got(layer.tree, path)
     # Of a value that could not even be read, the reader said so.
@@ -72,13 +75,31 @@ def _pattern_words(error: ErrorDetails) -> str:
     return PATTERNS.get(pattern, error["msg"])
 
 
-def _got(tree: Any, path: KeyPath) -> str:
+def _bound_set_last(layer: Layer, path: KeyPath, error: ErrorDetails) -> KeyPath:
+    """Return the path of `min` if bounds are the wrong way round and it was set after `max`, by another source."""
+    if error["type"] != "value_error" or keys_at(path[:-1]) != ["min", "max"]:
+        return ()
+    low = (*path[:-1], "min")
+    return low if last_set(layer.origins, path, low) == low else ()
+
+
+_NOTHING: Final = object()
+
+
+def _value(tree: Any, path: KeyPath) -> Any:
     value = tree
     for key in path:
         try:
             value = value[key]
         except (KeyError, IndexError, TypeError):
-            return ""
+            return _NOTHING
+    return value
+
+
+def _got(tree: Any, path: KeyPath) -> str:
+    value = _value(tree, path)
+    if value is _NOTHING:
+        return ""
     kind = _KIND.get(type(value), type(value).__name__)
     if any(isinstance(key, str) and SECRET_KEY.search(key) for key in path) or "env" in path:
         return f", got {kind} that is not shown"

@@ -11,14 +11,24 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from bridge.protocol.errors import closest
 from orchestrator.config.check import check
-from orchestrator.config.model import FileModel, PoolModel, SizeModel
+from orchestrator.config.model import FallbackModel, FileModel, KeyPath, PoolModel, SizeModel
 from orchestrator.config.settings import Limits, LMConfig, Settings
-from orchestrator.config.source import Layer, Problem, anchor, merge, origin_of, read_environment, read_overrides
+from orchestrator.config.source import (
+    Layer,
+    Problem,
+    anchor,
+    last_set,
+    merge,
+    origin_of,
+    read_environment,
+    read_overrides,
+)
 from orchestrator.config.yamlfile import MAX_FILE_BYTES, read_yaml
 from orchestrator.errors import ConfigError
 from orchestrator.rundir import default_data_dir, default_run_dir
-from pools.config import FleetConfig, Machine, PoolConfig, PoolKind
+from pools.config import BreakerConfig, DegradationConfig, FleetConfig, Machine, PoolConfig, PoolKind
 from pools.general import GENERAL
 from pools.neural import NEURAL
 from pools.optimizer import OPTIMIZER
@@ -115,13 +125,22 @@ def _settings(
         )
         for name, lm in model.lms.items()
     }
+    for pool in pools:
+        _check_fallback(pool, names, layer)
+    limits = model.limits
     return Settings(
-        fleet=FleetConfig(pools=pools, homes=homes),
+        fleet=FleetConfig(
+            pools=pools,
+            homes=homes,
+            principal_rows=limits.principal_rows,
+            poison_deaths=limits.poison_deaths,
+            degradation=_degradation(model),
+        ),
         lms=lms,
         python_path=tuple(model.python_path),
         data_dir=Path(model.data_dir) if model.data_dir else default_data_dir(environ),
         run_dir=Path(model.run_dir) if model.run_dir else default_run_dir(environ),
-        limits=Limits(**model.limits.model_dump()),
+        limits=Limits(header_bytes=limits.header_bytes, message_bytes=limits.message_bytes, nesting=limits.nesting),
         faults=model.faults,
         log_level=model.log_level,
         file=file,
@@ -133,7 +152,8 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
     kind: PoolKind = KINDS.get(name, GENERAL)
     pool = kind.on(machine, name=name)
     changes = _given(given, "slots", "max_queue", "heartbeat_interval_s", "heartbeat_limit_s", "grace_s", *_RECYCLING)
-    changes |= _given(given, "launcher")
+    changes |= _given(given, "launcher", "queue_age_s")
+    changes |= _trouble(given, pool)
     # Here null says something: no deadline.
     if "default_deadline_s" in given.model_fields_set:
         changes["default_deadline_s"] = given.default_deadline_s
@@ -155,13 +175,61 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
         where = ("pools", name, "preload")
         message = "only what zygotes fork is preloaded: not with launcher: spawn, nor with a python of the pool's own"
         layer.problem(origin_of(layer.origins, where), where, message)
-    if pool.heartbeat_limit_s <= pool.heartbeat_interval_s:
-        where = ("pools", name, "heartbeat_limit_s")
-        message = (
-            f"must be above heartbeat_interval_s, got {pool.heartbeat_limit_s:g} and {pool.heartbeat_interval_s:g}"
+    interval_s, limit_s = pool.heartbeat_interval_s, pool.heartbeat_limit_s
+    if limit_s <= interval_s:
+        _disorder(
+            layer,
+            ("pools", name),
+            ("heartbeat_limit_s", limit_s, "above"),
+            ("heartbeat_interval_s", interval_s, "below"),
         )
-        layer.problem(origin_of(layer.origins, where), where, message)
+    if pool.breaker is not None and pool.breaker.min_calls > pool.breaker.window:
+        least, window = pool.breaker.min_calls, pool.breaker.window
+        _disorder(layer, ("pools", name, "breaker"), ("min_calls", least, "at most"), ("window", window, "at least"))
     return pool
+
+
+def _trouble(given: PoolModel, pool: PoolConfig) -> dict[str, Any]:
+    """Return what a pool does when much fails: its breaker, where its work goes then."""
+    changes: dict[str, Any] = {"breaker": None}
+    if given.breaker is not None:
+        breaker = _given(given.breaker, "window", "min_calls", "failure_rate", "open_s", "probes")
+        changes["breaker"] = replace(pool.breaker or BreakerConfig(), **breaker)
+    if isinstance(given.fallback, FallbackModel):
+        changes |= {"fallback": given.fallback.pool, "fallback_operations": given.fallback.operations}
+    elif given.fallback is not None:
+        changes["fallback"] = given.fallback
+    return changes
+
+
+def _check_fallback(pool: PoolConfig, names: list[str], layer: Layer) -> None:
+    """Note a problem if a pool falls back on itself, or on one that is not there."""
+    if pool.fallback is None or (pool.fallback in names and pool.fallback != pool.name):
+        return
+    where: KeyPath = ("pools", pool.name, "fallback")
+    where = (*where, "pool") if (*where, "pool") in layer.origins else where
+    message = "must be another pool than the pool itself"
+    if pool.fallback != pool.name:
+        close = closest(pool.fallback, names)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f" (known: {', '.join(names)})"
+        message = f"no such pool: {pool.fallback}{hint}"
+    layer.problem(origin_of(layer.origins, where), where, message)
+
+
+def _degradation(model: FileModel) -> DegradationConfig | None:
+    given = model.degradation
+    return None if given is None else DegradationConfig(**_given(given, "cpu", "memory", "queue", "hold_s"))
+
+
+def _disorder(layer: Layer, base: KeyPath, *ends: tuple[str, float, str]) -> None:
+    """Note that two values do not go together, where the one was set that was set last.
+
+    ends: of both the key, the value, and how it must lie to the other.
+    """
+    wrong = last_set(layer.origins, *((*base, key) for key, _, _ in ends))
+    (key, value, relation), (other, than, _) = ends if wrong[-1] == ends[0][0] else ends[::-1]
+    where = (*base, key)
+    layer.problem(origin_of(layer.origins, where), where, f"must be {relation} {other}, got {value:g} and {than:g}")
 
 
 def _given(model: BaseModel, *keys: str) -> dict[str, Any]:

@@ -27,7 +27,8 @@ KeyPath = tuple[str | int, ...]
 MAX_SECONDS: Final = 30 * 24 * 3600.0
 
 # How errors name the choice that was taken between two shapes of a value. No key looks like these.
-BOUNDS_TAG, NUMBER_TAG = "<bounds>", "<number>"
+_BOUNDS_TAG, _NUMBER_TAG, _MAPPING_TAG, _NAME_TAG = "<bounds>", "<number>", "<mapping>", "<name>"
+SHAPE_TAGS: Final = frozenset({_BOUNDS_TAG, _NUMBER_TAG, _MAPPING_TAG, _NAME_TAG})
 
 
 def _auto_or_number(low: int, high: int, *, otherwise: str = "") -> tuple[Any, ...]:
@@ -76,6 +77,8 @@ VariableName = Annotated[str, Field(pattern=_VARIABLE_NAME)]
 AnyText = Annotated[str, _check(lambda text: "\0" not in text, "must not hold a NUL character")]
 Text = Annotated[AnyText, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+Part = Annotated[float, Field(gt=0, le=1)]
+OperationName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Strict(BaseModel):
@@ -122,7 +125,7 @@ class SizeModel(Strict):
 
 
 def _shape_of_size(value: Any) -> str:
-    return BOUNDS_TAG if isinstance(value, dict) else NUMBER_TAG
+    return _BOUNDS_TAG if isinstance(value, dict) else _NUMBER_TAG
 
 
 _ONE_OR_MORE: Final = {"type": "integer", "minimum": 1, "maximum": MAX_SIZE}
@@ -134,9 +137,36 @@ _BOUNDS: Final = {
 }
 _Number = Annotated[int | Literal["auto"], *_auto_or_number(0, MAX_SIZE, otherwise="{min: …, max: …}")]
 Size = Annotated[
-    Annotated[SizeModel, Tag(BOUNDS_TAG)] | Annotated[_Number, Tag(NUMBER_TAG)],
+    Annotated[SizeModel, Tag(_BOUNDS_TAG)] | Annotated[_Number, Tag(_NUMBER_TAG)],
     Discriminator(_shape_of_size),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0, "maximum": MAX_SIZE}, _BOUNDS]}),
+]
+
+
+class BreakerModel(Strict):
+    """When a pool, or an operation in it, is given a rest: it failed too often of late. null turns it off."""
+
+    window: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    min_calls: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    failure_rate: Part | None = None
+    open_s: Seconds | None = None
+    probes: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class FallbackModel(Strict):
+    """Where work goes that a pool cannot serve: to another pool, and, operation by operation, to another operation."""
+
+    pool: PoolName | None = None
+    operations: dict[OperationName, OperationName] = {}
+
+
+def _shape_of_fallback(value: Any) -> str:
+    return _MAPPING_TAG if isinstance(value, dict | FallbackModel) else _NAME_TAG
+
+
+Fallback = Annotated[
+    Annotated[FallbackModel, Tag(_MAPPING_TAG)] | Annotated[PoolName, Tag(_NAME_TAG)],
+    Discriminator(_shape_of_fallback),
 ]
 
 
@@ -157,6 +187,9 @@ class PoolModel(Strict):
     max_requests: Annotated[int, Field(ge=0, le=1 << 53)] | None = None
     max_age_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
     restart: RestartModel | None = None
+    breaker: BreakerModel | None = BreakerModel()
+    fallback: Fallback | None = None
+    queue_age_s: Seconds | None = None
     python: Text | None = None
     env: dict[VariableName, AnyText] = {}
 
@@ -175,11 +208,22 @@ class LMModel(Strict):
 
 
 class LimitsModel(Strict):
-    """Limits of a message."""
+    """Limits of a message; of the rows that one principal has accepted and unsettled; of the deaths by one request."""
 
     header_bytes: Annotated[int, Field(ge=1024, le=65_536)] = 65_536
     message_bytes: Annotated[int, Field(ge=65_536, le=2**31 - 1)] = 64 * 1024 * 1024
     nesting: Annotated[int, Field(ge=8, le=256)] = 128
+    principal_rows: Annotated[int, Field(ge=1, le=10_000_000)] = 16_384
+    poison_deaths: Annotated[int, Field(ge=0, le=1000)] = 2
+
+
+class DegradationModel(Strict):
+    """When less is let in because the fleet is in trouble: parts of 1, held for hold_s seconds. null turns it off."""
+
+    cpu: Part | None = None
+    memory: Part | None = None
+    queue: Part | None = None
+    hold_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
 
 
 class FileModel(Strict):
@@ -193,6 +237,7 @@ class FileModel(Strict):
     data_dir: Text | None = None
     run_dir: Text | None = None
     limits: LimitsModel = LimitsModel()
+    degradation: DegradationModel | None = DegradationModel()
     faults: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -219,6 +264,11 @@ def is_mapping(path: Sequence[str | int]) -> bool:
     """Return whether a mapping belongs at `path`."""
     found = type_at(path)
     return get_origin(found) is dict or (isinstance(found, type) and issubclass(found, BaseModel))
+
+
+def null_turns_off(path: Sequence[str | int]) -> bool:
+    """Return whether null at `path` says something, where a mapping belongs: that what it describes is off."""
+    return tuple(path) == ("degradation",) or (len(path) == 3 and path[0] == "pools" and path[2] == "breaker")
 
 
 def is_text(path: Sequence[str | int]) -> bool:

@@ -14,12 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
+from bridge.faultpoints import VARIABLE as FAULT_POINTS
 from bridge.protocol.errors import closest
-from orchestrator.config.model import KeyPath, is_mapping, is_text, keys_at
+from orchestrator.config.model import KeyPath, is_mapping, is_text, keys_at, null_turns_off
 
 ENVIRONMENT_PREFIX: Final = "DSPOOL_"
 # Ours, but no configuration keys.
-RESERVED: Final = frozenset({"DSPOOL_ENDPOINT", "DSPOOL_CONFIG"})
+RESERVED: Final = frozenset({"DSPOOL_ENDPOINT", "DSPOOL_CONFIG", FAULT_POINTS})
 OVERRIDE: Final = "override"
 
 _DEEPEST: Final = 32
@@ -218,7 +219,7 @@ def _merge_into(below: dict[str, Any], above: Mapping[str, Any], path: KeyPath) 
     for key, value in above.items():
         here = (*path, key)
         # A key whose children are all commented out reads as null.
-        value = {} if value is None and is_mapping(here) else value
+        value = {} if value is None and is_mapping(here) and not null_turns_off(here) else value
         if isinstance(value, dict) and isinstance(below.get(key), dict):
             _merge_into(below[key], value, here)
         elif isinstance(value, dict):
@@ -231,6 +232,18 @@ def _merge_into(below: dict[str, Any], above: Mapping[str, Any], path: KeyPath) 
 def origin_of(origins: Mapping[KeyPath, str], path: KeyPath) -> str:
     """Return where the value at `path` was set, or where its nearest parent was."""
     return next((origins[prefix] for prefix in _prefixes(path) if prefix in origins), "")
+
+
+def last_set(origins: Mapping[KeyPath, str], *paths: KeyPath) -> KeyPath:
+    """Return which of these values was set by the source on top, the first of several: others had to fit before."""
+    return max(paths, key=lambda path: _height(origins[path]) if path in origins else -1)
+
+
+def _height(where: str) -> int:
+    """Return how high a source lies: a file (`dspool.yaml:4`), the environment, overrides."""
+    if where == OVERRIDE:
+        return 2
+    return 1 if where.startswith(ENVIRONMENT_PREFIX) and ":" not in where else 0
 
 
 def _prefixes(path: KeyPath) -> Iterator[KeyPath]:

@@ -22,7 +22,12 @@ def show(settings: Settings) -> dict[str, Any]:
         "python_path": list(settings.python_path),
         "data_dir": str(settings.data_dir),
         "run_dir": str(settings.run_dir),
-        "limits": asdict(settings.limits),
+        "limits": {
+            **asdict(settings.limits),
+            "principal_rows": settings.fleet.principal_rows,
+            "poison_deaths": settings.fleet.poison_deaths,
+        },
+        "degradation": None if settings.fleet.degradation is None else asdict(settings.fleet.degradation),
         "faults": settings.faults,
         "log_level": settings.log_level,
     }
@@ -31,6 +36,8 @@ def show(settings: Settings) -> dict[str, Any]:
 def _pool(pool: PoolConfig) -> dict[str, Any]:
     shown = asdict(pool)
     del shown["name"], shown["max_size"]
+    if operations := shown.pop("fallback_operations"):
+        shown["fallback"] = {"pool": pool.fallback, "operations": operations}
     if pool.max_size is not None:
         shown["size"] = {"min": pool.size, "max": pool.max_size}
     shown["prefetch"] = "auto" if pool.prefetch is None else pool.prefetch

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import zmq
 
+from bridge import faultpoints
 from bridge.protocol.codec import MAX_BATCH_FRAME_BYTES
 from bridge.protocol.errors import BridgeError
 from bridge.transport import Router, ipc_endpoint
@@ -33,7 +34,7 @@ from orchestrator.coordinator.confinement import Confinement
 from orchestrator.coordinator.logs import configure_logs
 from orchestrator.coordinator.reactor import Reactor
 from orchestrator.coordinator.watching import open_pidfd
-from orchestrator.errors import DspoolError
+from orchestrator.errors import ConfigError, DspoolError
 from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, process_ticks, publish, sweep
 from orchestrator.version import package_version
 from pools.core.fleet import Fleet
@@ -109,6 +110,9 @@ def main(argv: list[str] | None = None) -> int:
         order = _read_order(fds.spec_fd)
         settings = load(order.config, environ=os.environ, overrides=order.overrides)
         configure_logs(settings.log_level)
+        if not settings.faults:
+            os.environ.pop(faultpoints.VARIABLE, None)
+        _arm()
         _coordinate(settings, order, reporter, fds.lifeline_fd)
     except DspoolError as error:
         reporter.error(error)
@@ -117,6 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         reporter.close()
     return 0
+
+
+def _arm() -> None:
+    """Let this process fail by the schedule in its environment. Raises ConfigError."""
+    try:
+        faultpoints.arm_by(os.environ)
+    except ValueError as exc:
+        name = faultpoints.VARIABLE
+        raise ConfigError(
+            f"a problem in the environment:\n  {name}: {exc}",
+            problems=[{"where": name, "path": "", "message": str(exc)}],
+        ) from None
 
 
 def _read_order(fd: int | None) -> StartOrder:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from bridge.faultpoints import VARIABLE as FAULT_POINTS
 from bridge.protocol.messages import Hello
 from bridge.protocol.worker_spec import WorkerSpec, encode_spec
 from bridge.worker.stacks import STACKS_BYTES, STACKS_OFFSET
@@ -156,10 +157,11 @@ def environment(settings: Settings, pool_env: Mapping[str, str], environ: Mappin
     A key reaches a worker in its memory file alone: generated code and child processes inherit the environment.
     """
     keys = [lm.api_key.get_secret_value() for lm in settings.lms.values() if lm.api_key is not None]
+    # The one of ours that stays, the schedule of fault points, is there in a run with faults alone.
     env = {
         name: value
         for name, value in environ.items()
-        if not name.startswith("DSPOOL_") and not any(_is_part(value, key) for key in keys)
+        if (not name.startswith("DSPOOL_") or name == FAULT_POINTS) and not any(_is_part(value, key) for key in keys)
     }
     env.update(THREAD_CAPS)
     env.update(pool_env)

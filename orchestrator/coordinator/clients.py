@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import structlog
 
-from bridge.protocol.codec import decode
+from bridge import faultpoints
+from bridge.protocol.codec import decode, encode_frames
 from bridge.protocol.messages import Bye, CancelReply, Hello, Message, Request, Taken, Welcome
-from bridge.transport import Router
+from bridge.transport import Router, Sent
 from orchestrator.config import Settings
 from orchestrator.coordinator.outbox import WINDOW_BYTES, Outbox
 from orchestrator.coordinator.peers import Peers
+from orchestrator.coordinator.slow import Farewells, SlowLimits
 from orchestrator.coordinator.watching import Watching, open_pidfd
 from pools.core.events import ClientConnected, ClientGone
 from pools.core.fleet import FROM_CLIENTS, Fleet
@@ -65,7 +67,9 @@ class Clients:
         self._identity = identity
         self._watching = watching
         self.peers = Peers(identity.run_id, identity.version)
-        self.outbox = Outbox(router, window_bytes=WINDOW_BYTES)
+        self.outbox = Outbox(router, window_bytes=WINDOW_BYTES, limits=SlowLimits.of(settings.limits.message_bytes))
+        self._farewells = Farewells(router)
+        self._muted: set[bytes] = set()  # no clients any more, their connections may be there still
         self._next_no = 1
         self._pidfds: dict[bytes, int] = {}  # -1: its process cannot be watched
         self._log = structlog.get_logger("dspool.coordinator")
@@ -86,6 +90,7 @@ class Clients:
                 return
             peer = frames[0]
             if self.peers.is_muted(peer):
+                self._farewells.heard(peer)
                 continue
             self.outbox.heard(peer, now)
             decoded = decode(frames[1:], limits.message_bytes, header_bytes=limits.header_bytes)
@@ -94,6 +99,7 @@ class Clients:
                     handle(message, now, peer)
                 else:
                     self._hear(peer, message, now)
+            faultpoints.hit("coordinator.after_admission")
             self.peers.unknown += decoded.unknown
             if decoded.problem is not None:
                 self._reproach(peer, self.peers.misread(peer, decoded), now)
@@ -115,6 +121,9 @@ class Clients:
         self._fleet.sends_to_clients.extend((peer, answer) for answer in answers)
         if self.peers.is_muted(peer):
             self._log.warning("peer_muted", malformed=self.peers.malformed)
+            self._fleet.peer_muted("it sent what cannot be read", now)
+            if peer in self._pidfds:
+                self._muted.add(peer)
             self.gone(peer, now)
 
     def _meet(self, peer: bytes, hello: Hello, now: float) -> None:
@@ -133,6 +142,8 @@ class Clients:
         # A client that dies says no Bye; its process does.
         pidfd = open_pidfd(hello.pid)
         self._pidfds[peer] = -1 if pidfd is None else pidfd
+        # Between its connection and its Hello it hid that another was lost.
+        self._probe_at = self._probe_at or now + _PROBE_AGAIN_S
         if pidfd is not None:
             self._watching.add_pidfd(pidfd, lambda then: self.gone(peer, then))
 
@@ -148,26 +159,48 @@ class Clients:
     def _look_for_the_lost(self, now: float) -> None:
         """Find out whose connection ended, although its process lives and it said no Bye."""
         self._probe_at = None
-        if self._router.connections() < len(self._pidfds):
+        if self._router.connections() < len(self._pidfds) + len(self._muted):
             self.send([(peer, _PROBE) for peer in self._pidfds], now)
+            probe = encode_frames([_PROBE])[0]
+            for peer in [peer for peer in self._muted if self._router.send(peer, probe) is Sent.GONE]:
+                self._muted.discard(peer)
+                self._farewells.forget(peer)
             # libzmq tells of the end a moment before it refuses to send.
             self._probe_at = now + _PROBE_AGAIN_S
 
     def send(self, sends: list[tuple[bytes, Any]], now: float) -> None:
-        """Send messages; who cannot be reached is gone."""
+        """Send messages; who cannot be reached is gone, and who was muted as too slow is told nothing more."""
+        if self._farewells.peers:
+            heard = [send for send in sends if send[0] not in self._farewells.peers]
+            self.outbox.dropped += len(sends) - len(heard)
+            sends = heard
         for peer in self.outbox.send(sends, now):
             self.gone(peer, now)
 
     def retry(self, now: float) -> None:
         """Try again what full pipes refused; mute who takes nothing for too long."""
         gone, slow = self.outbox.retry(now)
-        for peer in slow:
-            self._log.warning("slow_peer_muted", dropped=self.outbox.dropped)
-            self.peers.mute(peer)
-        for peer in gone | slow:
+        for peer in gone:
             self.gone(peer, now)
+        for peer, why in slow.items():
+            self._mute_slow(peer, why, now)
         if self._probe_at is not None and now >= self._probe_at:
             self._look_for_the_lost(now)
+
+    def _mute_slow(self, peer: bytes, why: str, now: float) -> None:
+        self._log.warning("slow_peer_muted", dropped=self.outbox.dropped, why=why)
+        self._fleet.peer_muted(f"it reads too slowly: {why}", now)
+        self.peers.mute(peer)
+        known = peer in self._pidfds
+        self.gone(peer, now)
+        # Of who never said Hello nobody would learn when it is gone: it is told nothing, and nothing is kept of it.
+        if known:
+            self._muted.add(peer)
+            self._farewells.say(peer, why)
+
+    def tidy(self) -> None:
+        """Try again what muted clients are to be told. About once a second."""
+        self._farewells.retry()
 
     def close(self) -> None:
         """Close what is watched of them."""

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from bridge.protocol.errors import (
     DEADLINE_EXCEEDED,
     INTERNAL,
     INVALID_REQUEST,
+    TOO_LARGE,
     BridgeError,
     decode_error,
     encode_error,
@@ -22,6 +24,7 @@ from bridge.protocol.errors import (
 from bridge.protocol.messages import ERROR, OK, Message, Reply, Request
 from bridge.protocol.values import decode_value, encode_value
 from orchestrator.config import Settings, show
+from orchestrator.coordinator.dead_letters import DeadLetters
 from orchestrator.coordinator.programs import LOAD_DEADLINE_S, LOAD_OPERATION, Programs
 from pools.core.admission import CONTROL_PREFIX
 from pools.core.events import ClientConnected, Drain, DrainWorker, ProgramRemoved, Resize, Restart
@@ -32,6 +35,10 @@ from pools.launch.launcher import Launcher
 SELF: Final = b""
 _SELF_NO: Final = 0
 _MAX_LOG_LINES: Final = 1000
+# They are read by the one thread that serves everybody, and a megabyte of empty maps is 70 megabytes of objects. Only
+# the state of a program that is deployed can be larger.
+_ARGUMENT_BYTES: Final = 64 * 1024
+_DEPLOY: Final = f"{CONTROL_PREFIX}deploy"
 
 Answer = Callable[[Message], None]
 
@@ -54,13 +61,16 @@ class Control:
         self._log = structlog.get_logger("dspool.coordinator")
         self._programs = Programs()
         self._next_id = 1
-        # Deployments whose program is being loaded: own request id -> who asked, and for what.
-        self.loading: dict[int, tuple[bytes, int, dict[str, Any]]] = {}
+        self._dead_letters = DeadLetters(fleet)
+        # Deployments whose program is being loaded: own request id -> who asked, and for what. None: the outcome itself
+        # is the answer.
+        self.loading: dict[int, tuple[bytes, int, dict[str, Any] | None]] = {}
         fleet.handle(ClientConnected(_SELF_NO, "coordinator"), started_at, SELF)
         self._operations: dict[str, Callable[[dict[str, Any], float], Any]] = {
             "stats": self._stats,
-            "pools": lambda args, now: [self._pool(row) for row in fleet.pools()],
+            "pools": lambda args, now: [self._pool(row) for row in fleet.pools(now)],
             "workers": lambda args, now: fleet.workers(now),
+            "health": self._health,
             "logs": self._logs,
             "programs": lambda args, now: self._programs.rows(),
             "undeploy": self._undeploy,
@@ -69,6 +79,7 @@ class Control:
             "drain": self._drain,
             "restart": self._restart,
             "down": self._down,
+            **self._dead_letters.operations,
         }
 
     def answer(self, peer: bytes, request: Request, now: float) -> Reply | None:
@@ -79,9 +90,12 @@ class Control:
             if name == "deploy":
                 self._deploy(peer, request, args, now)
                 return None
+            if name == "dead_letter_requeue":
+                self._requeue(peer, request, args, now)
+                return None
             operation = self._operations.get(name)
             if operation is None:
-                known = [CONTROL_PREFIX + known for known in (*self._operations, "deploy")]
+                known = [CONTROL_PREFIX + known for known in (*self._operations, "deploy", "dead_letter_requeue")]
                 raise not_found("operation", request.operation, known)
             return _ok(request.request_id, operation(args, now))
         except BridgeError as error:
@@ -100,6 +114,9 @@ class Control:
             "cgroups": self._cgroups,
             "wire": self._wire(),
         }
+
+    def _health(self, args: dict[str, Any], now: float) -> dict[str, Any]:
+        return {**self._fleet.health(now), "uptime_s": now - self._started_at}
 
     def _logs(self, args: dict[str, Any], now: float) -> list[str]:
         worker_id = _text(args, "worker", "a worker's id")
@@ -124,7 +141,7 @@ class Control:
         if args.get("max") is not None:
             most = _count(args, "max")
         self._fleet.handle(Resize(pool, size, most), now)
-        return next(self._pool(row) for row in self._fleet.pools() if row["pool"] == pool)
+        return next(self._pool(row) for row in self._fleet.pools(now) if row["pool"] == pool)
 
     def _drain(self, args: dict[str, Any], now: float) -> dict[str, Any]:
         worker_id = _text(args, "worker", "a worker's id")
@@ -149,8 +166,7 @@ class Control:
 
     def _deploy(self, peer: bytes, request: Request, args: dict[str, Any], now: float) -> None:
         spec = self._programs.check(args, self._fleet.pool_names())
-        own_id = self._next_id
-        self._next_id += 1
+        own_id = self._take_id()
         self.loading[own_id] = (peer, request.request_id, spec)
         limit_ms = LOAD_DEADLINE_S * 1000.0
         load = Request(
@@ -162,12 +178,26 @@ class Control:
         )
         self._fleet.handle(load, now, SELF)
 
+    def _take_id(self) -> int:
+        """Return the id of a request of the coordinator's own; `loading` says whom its outcome answers."""
+        own_id = self._next_id
+        self._next_id += 1
+        return own_id
+
+    def _requeue(self, peer: bytes, request: Request, args: dict[str, Any], now: float) -> None:
+        own_id = self._take_id()
+        letter = self._dead_letters.requeue(args, own_id, now)
+        self.loading[own_id] = (peer, request.request_id, None)
+        self._fleet.handle(replace(letter, deadline_ms=request.deadline_ms), now, SELF)
+
     def loaded(self, reply: Reply, now: float) -> tuple[bytes, Reply] | None:
         """Take the outcome of the coordinator's own request; return who is to be told what."""
         asked = self.loading.pop(reply.request_id, None)
         if asked is None:
             return None
         peer, request_id, spec = asked
+        if spec is None:
+            return peer, replace(self._dead_letters.ended(reply, now), request_id=request_id)
         if reply.status != OK:
             return peer, _failed(request_id, _not_loaded(spec, decode_error(reply.payload or b"")))
         try:
@@ -205,7 +235,11 @@ def _invalid(path: str, text: str) -> BridgeError:
 
 
 def _arguments(request: Request) -> dict[str, Any]:
-    args = decode_value(request.payload) if request.payload else None
+    payload = request.payload or b""
+    if len(payload) > _ARGUMENT_BYTES and request.operation != _DEPLOY:
+        text = f"the arguments of {request.operation} take {len(payload):,} bytes, the limit is {_ARGUMENT_BYTES:,}"
+        raise BridgeError(TOO_LARGE, text, details={"bytes": len(payload), "limit_bytes": _ARGUMENT_BYTES})
+    args = decode_value(payload) if payload else None
     if args is None:
         return {}
     if not isinstance(args, dict):

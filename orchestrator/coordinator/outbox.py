@@ -12,14 +12,15 @@ from typing import Any, Final
 
 from bridge.protocol.codec import BATCH_BYTES, BATCH_MESSAGES, encode
 from bridge.transport import Router, Sent
+from orchestrator.coordinator.slow import SlowLimits
 
 RETRY_S: Final = 0.01
 # What a client may be sent beyond what it says it has taken; one frame list more, whatever its size.
 WINDOW_BYTES: Final = 16 * 1024 * 1024
-# A peer whose pipe takes nothing for this long is slow; sooner if much is waiting for it.
-STALLED_S: Final = 30.0
-STALLED_BYTES: Final = 8 * 1024 * 1024
-STALLED_BIG_S: Final = 2.0
+# What a frame list that waits costs beside its bytes: many small ones are large, too.
+LIST_BYTES: Final = 256
+# A coordinator that is so late was stopped: peers that waited for it are not slow.
+STOOD_S: Final = 1.0
 
 
 class Batch:
@@ -38,19 +39,37 @@ class Batch:
 
 
 class Backlog:
-    """Frame lists that one peer's pipe refused, oldest first."""
+    """Frame lists that one peer's pipe refused, oldest first. bytes: what they hold in memory, about."""
 
-    __slots__ = ("bytes", "frames", "stalled_since")
+    __slots__ = ("_lists", "bytes", "excused_s", "stalled_since")
 
     def __init__(self, now: float) -> None:
-        self.frames: deque[list[bytes]] = deque()
+        self._lists: deque[tuple[float, list[bytes]]] = deque()  # since when each waits
         self.bytes = 0
         self.stalled_since = now
+        self.excused_s = 0.0  # for so long nobody could have sent it
 
-    def push(self, frames: list[bytes]) -> None:
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def push(self, frames: list[bytes], now: float) -> None:
         """Add to the end."""
-        self.frames.append(frames)
-        self.bytes += sum(map(len, frames))
+        self._lists.append((now, frames))
+        self.bytes += LIST_BYTES + sum(map(len, frames))
+
+    def head(self) -> list[bytes]:
+        """Return what is to be sent next; there must be something."""
+        return self._lists[0][1]
+
+    def waited_s(self, now: float) -> float:
+        """Return for how long the head has waited for its peer."""
+        return now - self._lists[0][0] - self.excused_s
+
+    def took(self, now: float) -> None:
+        """The pipe has taken the head."""
+        _, frames = self._lists.popleft()
+        self.bytes -= LIST_BYTES + sum(map(len, frames))
+        self.stalled_since = now
 
 
 class Outbox:
@@ -58,11 +77,13 @@ class Outbox:
 
     window_bytes: the limit of what is sent and not yet taken, per peer; None = the peers do not say (workers read
     whatever comes, and are given little).
+    limits: when a peer is too slow; None = never (what a worker is sent must not be lost, its heartbeat decides).
     """
 
-    def __init__(self, router: Router, *, window_bytes: int | None = None) -> None:
+    def __init__(self, router: Router, *, window_bytes: int | None = None, limits: SlowLimits | None = None) -> None:
         self._router = router
         self._window_bytes = window_bytes
+        self._limits = limits
         self._untaken: dict[bytes, int] = {}  # bytes sent less bytes taken
         self._backlogs: dict[bytes, Backlog] = {}
         self._retry_at: float | None = None
@@ -103,7 +124,7 @@ class Outbox:
             backlog = self._backlogs[peer] = Backlog(now)
             if self._retry_at is None:
                 self._retry_at = now + RETRY_S
-        backlog.push(frames)
+        backlog.push(frames, now)
 
     def _send(self, peer: bytes, frames: list[bytes]) -> Sent:
         window = self._window_bytes
@@ -132,32 +153,36 @@ class Outbox:
         """Return when `retry` is next due, or None."""
         return self._retry_at
 
-    def retry(self, now: float) -> tuple[set[bytes], set[bytes]]:
-        """Try every backlog. Return (gone, slow) peers; both have lost theirs."""
+    def retry(self, now: float) -> tuple[set[bytes], dict[bytes, str]]:
+        """Try every backlog. Return the peers that are gone, and those that are slow and why; both have lost theirs."""
         if self._retry_at is None or now < self._retry_at:
-            return set(), set()
+            return set(), {}
         gone: set[bytes] = set()
-        slow: set[bytes] = set()
-        for peer in list(self._backlogs):
+        slow: dict[bytes, str] = {}
+        stood_s = now - self._retry_at
+        for peer, backlog in list(self._backlogs.items()):
+            if stood_s > STOOD_S:
+                backlog.excused_s += stood_s
             if self._drain(peer, now) is Sent.GONE:
                 gone.add(peer)
-            elif (backlog := self._backlogs.get(peer)) is not None and _is_slow(backlog, now):
-                self.forget(peer)
-                slow.add(peer)
+            elif self._limits is not None and peer in self._backlogs:
+                why = self._limits.judge(backlog.bytes, now - backlog.stalled_since, backlog.waited_s(now))
+                if why:
+                    self.forget(peer)
+                    slow[peer] = why
         self._retry_at = now + RETRY_S if self._backlogs else None
         return gone, slow
 
     def _drain(self, peer: bytes, now: float) -> Sent:
         backlog = self._backlogs[peer]
-        while backlog.frames:
-            sent = self._send(peer, backlog.frames[0])
+        while backlog:
+            sent = self._send(peer, backlog.head())
             if sent is Sent.FULL:
                 return sent
             if sent is Sent.GONE:
                 self.forget(peer)
                 return sent
-            backlog.bytes -= sum(map(len, backlog.frames.popleft()))
-            backlog.stalled_since = now
+            backlog.took(now)
         del self._backlogs[peer]
         return Sent.YES
 
@@ -166,14 +191,9 @@ class Outbox:
         self._untaken.pop(peer, None)
         backlog = self._backlogs.pop(peer, None)
         if backlog is not None:
-            self.dropped += len(backlog.frames)
+            self.dropped += len(backlog)
 
     @property
     def empty(self) -> bool:
         """Whether every pipe has taken everything."""
         return not self._backlogs
-
-
-def _is_slow(backlog: Backlog, now: float) -> bool:
-    stalled_s = now - backlog.stalled_since
-    return stalled_s > STALLED_S or (backlog.bytes > STALLED_BYTES and stalled_s > STALLED_BIG_S)

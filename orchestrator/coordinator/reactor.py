@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import structlog
 
+from bridge import faultpoints
 from bridge.protocol.messages import Reply
 from bridge.transport import Router
 from orchestrator.config import Settings
@@ -15,10 +16,11 @@ from orchestrator.coordinator.births import Births
 from orchestrator.coordinator.clients import Clients, Identity
 from orchestrator.coordinator.confinement import Confinement
 from orchestrator.coordinator.control import SELF, Control
+from orchestrator.coordinator.load import CpuGauge
 from orchestrator.coordinator.memory import MemoryGauge
 from orchestrator.coordinator.watching import Watching
 from orchestrator.coordinator.workers import Workers
-from pools.core.events import Drain, Dump, Effect, Kill, Launch, Log, MemoryRead, Tick
+from pools.core.events import CpuRead, Drain, Dump, Effect, Kill, Launch, Log, MemoryRead, Tick
 from pools.core.fleet import Fleet
 from pools.launch.launcher import Launcher
 
@@ -63,6 +65,7 @@ class Reactor:
         self._frames = FRAMES_PER_TURN  # that one read takes from one socket, this turn
         self._log = structlog.get_logger("dspool.coordinator")
         self._memory = MemoryGauge()
+        self._cpu = CpuGauge()
         self._memory_due = 0.0
         self.watching = Watching()
         self._clients = Clients(frontend, fleet, settings, identity, self.watching)
@@ -137,7 +140,11 @@ class Reactor:
                 used = self._memory.used()
                 if used is not None:
                     self._fleet.handle(MemoryRead(used), now)
+                busy = self._cpu.used(now)
+                if busy is not None:
+                    self._fleet.handle(CpuRead(busy), now)
                 self._workers.tidy()
+                self._clients.tidy()
 
     def _timeout_s(self) -> float | None:
         """Return how long nothing is due; None = for ever. epoll rounds up to its milliseconds."""
@@ -164,6 +171,7 @@ class Reactor:
             if fleet.control:
                 self._answer_control(now)
             if fleet.sends_to_workers:
+                faultpoints.hit("coordinator.before_send")
                 # A worker that is gone is noticed by its pidfd; EHOSTUNREACH proves nothing.
                 self._workers.outbox.send(fleet.sends_to_workers, now)
                 fleet.sends_to_workers.clear()
@@ -192,6 +200,7 @@ class Reactor:
             answer = self._control.answer(peer, request, now)
             if answer is not None:
                 self._fleet.sends_to_clients.append((peer, answer))
+        faultpoints.hit("coordinator.after_control")
 
     def _do(self, effect: Effect, now: float) -> None:
         match effect:
@@ -233,4 +242,5 @@ class Reactor:
             self._clients.outbox.retry(self._clock())
         self._clients.close()
         self._memory.close()
+        self._cpu.close()
         self.watching.close()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from bridge.protocol.errors import INVALID_REQUEST, OVERLOADED, BridgeError, encode_error, not_found
+from msgspec.structs import replace
+
+from bridge.protocol.errors import INVALID_REQUEST, BridgeError, encode_error, not_found
 from bridge.protocol.messages import (
     CLIENT_SHIFT,
     ERROR,
+    MAX_KEY_CHARS,
     PRIORITY_HIGH,
     PRIORITY_LOW,
     PRIORITY_NORMAL,
@@ -16,11 +19,16 @@ from bridge.protocol.messages import (
     Reply,
     Request,
 )
-from pools.core.dispatch import choose, dispatch
+from pools.core import breakers, idempotency, isolation
+from pools.core.dispatch import choose, dispatch, pump
 from pools.core.entries import ClientEntry, PoolEntry, RequestEntry
 from pools.core.events import ClientConnected
+from pools.core.fallback import elsewhere, refused_twice
 from pools.core.memory import short_of_memory
 from pools.core.places import unserved
+from pools.core.shares import join, who_yields
+from pools.core.shedding import hopeless, overloaded, shed
+from pools.core.states import QUEUED, SETTLED, WAITING
 from pools.core.tables import Route, Tables, unavailable
 
 # Operations that the coordinator answers itself.
@@ -38,7 +46,8 @@ def on_connected(tables: Tables, event: ClientConnected, now: float, peer: bytes
     """A client said Hello; a second Hello of the same peer changes nothing."""
     if peer not in tables.clients:
         first_id = event.client_no << CLIENT_SHIFT
-        tables.clients[peer] = ClientEntry(peer, event.client_no, event.principal, first_id)
+        tables.clients[peer] = client = ClientEntry(peer, event.client_no, event.principal, first_id)
+        join(tables, client)
 
 
 def on_request(tables: Tables, message: Request, now: float, peer: bytes) -> None:
@@ -63,33 +72,80 @@ def _is_ordinary(tables: Tables, client: ClientEntry, pool: PoolEntry, message: 
     deadline_ms = message.deadline_ms
     rows = message.rows
     return (
-        (deadline_ms is None or 0.0 < deadline_ms <= _MAX_DEADLINE_MS)
+        (deadline_ms is None or pool.hurry_ms < deadline_ms <= _MAX_DEADLINE_MS)
         and 1 <= rows <= MAX_ROWS
         and PRIORITY_HIGH <= message.priority <= PRIORITY_LOW
         and 0 <= message.depth <= MAX_DEPTH
         and client.in_flight + rows <= tables.config.client_rows
+        and client.account.in_flight + rows <= tables.config.principal_rows
         and pool.queued + rows <= pool.config.max_queue
         and bool(pool.ready)
-        and not tables.closed
+        and not tables.wary
+        and not message.idempotency_key
     )
 
 
 def _admit_new(tables: Tables, client: ClientEntry, message: Request, now: float) -> None:
     """Ask everything; remember the route of what is accepted."""
-    pool = tables.pools.get(message.pool or _home(tables, message.operation))
+    pool = tables.pools.get(message.pool or tables.home_of(message.operation))
     refusal = _refusal(tables, client, pool, message)
+    if refusal is None and pool is not None and message.idempotency_key:
+        known = idempotency.find(tables, client, pool, message, now)
+        if isinstance(known, BridgeError):
+            refusal = known
+        elif known is not None:
+            route = Route(pool, pool.credits.of(message.operation))
+            entry = _accept(tables, client, route, message, now, follows=True)
+            idempotency.join(tables, entry, known, now)
+            return
     if refusal is None and pool is not None:
-        route = Route(pool, pool.credits.of(message.operation))
-        if len(tables.routes) >= _MAX_ROUTES:
-            tables.routes.clear()
-        tables.routes[message.operation, message.pool, message.lm] = route
-        _accept(tables, client, route, message, now)
-        return
+        chosen = _choose_pool(tables, client, pool, message, now)
+        if not isinstance(chosen, BridgeError):
+            entry = _admit_to(tables, client, chosen, message, now)
+            if message.idempotency_key and entry.state != SETTLED:
+                idempotency.begin(tables, entry, pool, message)
+            return
+        refusal = chosen
     if pool is not None:
         pool.rejected += min(max(1, message.rows), MAX_ROWS)  # what a caller claims is not a count yet
     if refusal is not None:
         reply = Reply(request_id=message.request_id, status=ERROR, payload=encode_error(refusal), pool=message.pool)
         tables.to_clients.append((client.peer, reply))
+
+
+def _choose_pool(
+    tables: Tables, client: ClientEntry, pool: PoolEntry, message: Request, now: float
+) -> tuple[PoolEntry, str] | BridgeError:
+    """Return where a valid request runs: the pool and the operation it asked for, or what stands in for them."""
+    operation = message.operation
+    refusal = unserved(pool) or breakers.refusal(pool, operation, now)
+    if refusal is None:
+        return _full(tables, client, pool, operation, message, now) or (pool, operation)
+    other = elsewhere(tables, pool, operation)
+    if other is None:
+        return refusal
+    why = unserved(other[0]) or breakers.refusal(*other, now) or _full(tables, client, *other, message, now)
+    return other if why is None else refused_twice(refusal, why)
+
+
+def _admit_to(
+    tables: Tables, client: ClientEntry, chosen: tuple[PoolEntry, str], message: Request, now: float
+) -> RequestEntry:
+    """Accept a request where it runs. Its route is remembered unless breakers, or dead letters, are to be asked."""
+    pool, operation = chosen
+    route = Route(pool, pool.credits.of(operation))
+    instead = pool.name != (message.pool or tables.home_of(message.operation)) or operation != message.operation
+    if instead:
+        message = replace(message, pool=pool.name, operation=operation)
+    elif operation not in tables.poison.operations and not breakers.tripped(pool, operation):
+        if len(tables.routes) >= _MAX_ROUTES:
+            tables.routes.clear()
+        tables.routes[operation, message.pool, message.lm] = route
+    entry = _accept(tables, client, route, message, now)
+    if entry.state != SETTLED:
+        entry.fallback_used = instead
+        breakers.admitted(tables, entry, now)
+    return entry
 
 
 def _reject_id(tables: Tables, client: ClientEntry | None, request_id: int, peer: bytes) -> None:
@@ -104,7 +160,10 @@ def _reject_id(tables: Tables, client: ClientEntry | None, request_id: int, peer
     tables.to_clients.append((peer, Invalid(request_id=request_id, payload=encode_error(error))))
 
 
-def _accept(tables: Tables, client: ClientEntry, route: Route, message: Request, now: float) -> None:
+def _accept(
+    tables: Tables, client: ClientEntry, route: Route, message: Request, now: float, *, follows: bool = False
+) -> RequestEntry:
+    """Enter a request into the books and give it to a worker, or have it wait. follows: for another's outcome."""
     pool, times = route
     rows = message.rows
     request_id = message.request_id
@@ -122,24 +181,29 @@ def _accept(tables: Tables, client: ClientEntry, route: Route, message: Request,
     client.in_flight = in_flight = client.in_flight + rows
     if in_flight > client.peak:
         client.peak = in_flight
+    client.account.in_flight += rows
     if client.spell != tables.spell:
         tables.asks(client)
     pool.accepted += rows
     pool.queued += rows
-    worker = None if pool.queue else choose(pool, times)
+    if follows:
+        entry.state = WAITING
+        return entry
+    if pool.seclusion is not None and pool.seclusion.takes(tables, entry, now):
+        pool.seclusion.proceed(tables, now)
+        return entry
+    worker = None if pool.queue.open_lanes else choose(pool, times)
     if worker is not None:
         dispatch(tables, entry, worker, now)
     else:
-        pool.queue[request_id] = entry
-
-
-def _home(tables: Tables, operation: str) -> str:
-    program = tables.programs.get(operation)
-    return program[0] if program is not None else tables.config.home_of(operation)
+        pool.queue.push(entry)
+        if message.priority == PRIORITY_HIGH:
+            pump(tables, pool, now)
+    return entry
 
 
 def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, message: Request) -> BridgeError | None:
-    """Return why a request is not accepted, or None."""
+    """Return why a request is accepted nowhere, or None."""
     if pool is None:
         return not_found("pool", message.pool, tables.pools)
     invalid = _invalid(message)
@@ -151,18 +215,49 @@ def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, messag
         return unavailable("the coordinator is shutting down")
     if tables.memory_paused:
         return short_of_memory(tables)
-    if client.in_flight + message.rows > tables.config.client_rows:
-        limit = tables.config.client_rows
-        return _overloaded(pool, f"this client already has {client.in_flight} rows in flight (limit {limit})")
-    unavailable_now = unserved(pool)
-    if unavailable_now is not None:
-        return unavailable_now
-    limit = pool.config.max_queue
+    put_off = tables.modes.puts_off(message)
+    if put_off is not None:
+        return put_off
+    poisonous = isolation.refusal(tables, message)
+    if poisonous is not None:
+        return poisonous
+    limit = tables.config.client_rows
+    if client.in_flight + message.rows > limit:
+        text = f"this client already has {client.in_flight} rows in flight (limit {limit})"
+        return overloaded(pool, text, message.rows)
+    limit, theirs = tables.config.principal_rows, client.account.in_flight
+    if theirs and theirs + message.rows > limit:  # a message larger than the limit may be under way alone
+        text = f"all clients of {client.principal!r} together have {theirs} rows in flight (limit {limit})"
+        return overloaded(pool, text, message.rows)
+    return None
+
+
+def _full(
+    tables: Tables, client: ClientEntry, pool: PoolEntry, operation: str, message: Request, now: float
+) -> BridgeError | None:
+    """Return the refusal of a queue that is full, or too long for this request; None if it has, or makes, room."""
+    too_late = hopeless(pool, client.principal, message, now)
+    if too_late is not None:
+        return too_late
+    # In trouble there is less room, and who is due a place still gets one.
+    limit = tables.modes.room(pool, message)
     # A message larger than the queue may wait alone. Without a queue only what a worker takes at once is accepted.
-    if pool.queued + message.rows > limit and (
-        pool.queue or (not limit and choose(pool, pool.credits.of(message.operation)) is None)
+    queued = pool.waiting_rows
+    waiting = bool(pool.queue) or (pool.seclusion is not None and bool(pool.seclusion.waiting))
+    if queued + message.rows > limit and (
+        waiting or (not pool.config.max_queue and choose(pool, pool.credits.of(operation)) is None)
     ):
-        return _overloaded(pool, f"pool {pool.name} has {pool.queued} requests queued (limit {limit})")
+        # Row for row: what is accepted is not given up because a mode leaves less room than there was.
+        excess = min(queued + message.rows - limit, message.rows)
+        yielding = who_yields(pool.queue, limit, client.principal, message.priority, message.rows, excess)
+        if not yielding:
+            crowded = tables.modes.why_little(pool, message)
+            text = crowded or f"pool {pool.name} has {queued} requests queued (limit {limit})"
+            return overloaded(pool, text, message.rows)
+        for entry in yielding:
+            if entry.state != QUEUED:
+                continue  # one before it had others with its key behind it, and what runs for them changed the queue
+            shed(tables, entry, f"the queue of pool {pool.name} is full, and others are due more of it", now)
     return None
 
 
@@ -176,6 +271,11 @@ def _invalid(message: Request) -> BridgeError | None:
         return _invalid_request("priority", f"{message.priority} is no priority")
     if not 0 <= message.depth <= MAX_DEPTH:
         return _invalid_request("depth", f"calls nested {message.depth} deep; at most {MAX_DEPTH} are possible")
+    if message.idempotency_key:
+        if message.rows > 1:
+            return _invalid_request("idempotency_key", f"{message.rows} rows with one key; a key is for one")
+        if len(message.idempotency_key) > MAX_KEY_CHARS:
+            return _invalid_request("idempotency_key", f"a key has at most {MAX_KEY_CHARS} characters")
     if not 0 < len(message.operation) <= _MAX_NAME_CHARS:
         return _invalid_request("operation", f"an operation's name has 1 to {_MAX_NAME_CHARS} characters")
     return None
@@ -183,17 +283,3 @@ def _invalid(message: Request) -> BridgeError | None:
 
 def _invalid_request(path: str, text: str) -> BridgeError:
     return BridgeError(INVALID_REQUEST, f"{path}: {text}", details={"path": path})
-
-
-def _overloaded(pool: PoolEntry, text: str) -> BridgeError:
-    """Refuse, with the time that the rows ahead will take at the pace of the head of the queue."""
-    head = next(iter(pool.queue.values()), None)
-    median_ms = head.times.median_ms if head is not None else None
-    lanes = max(1, len(pool.ready)) * pool.slots
-    retry_after_s = min(60.0, max(0.05, pool.queued * (median_ms or 10.0) / lanes / 1000.0))
-    return BridgeError(
-        OVERLOADED,
-        f"{text}; try again in {retry_after_s:.2f} s",
-        retryable=True,
-        details={"retry_after_s": retry_after_s},
-    )

@@ -6,18 +6,15 @@ from functools import partial
 
 from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, BridgeError
 from bridge.protocol.messages import Bye, Cancel, CancelReply
+from pools.core import breakers
 from pools.core.entries import ASKED, FORCED, ClientEntry, RequestEntry, WorkerEntry
 from pools.core.events import ClientGone
 from pools.core.leaving import dump_and_kill, kill, recall
 from pools.core.progress import how_far
 from pools.core.settlement import answer_cancel, settle_error
-from pools.core.states import DISPATCHED, QUEUED, SETTLED
+from pools.core.shares import leave
+from pools.core.states import DISPATCHED, SETTLED
 from pools.core.tables import Tables
-
-
-def cancelled_error(entry: RequestEntry) -> BridgeError:
-    """Return the error of a request that was cancelled before it ran."""
-    return BridgeError(CANCELLED, f"{entry.message.operation} was cancelled before it ran")
 
 
 def on_cancel(tables: Tables, message: Cancel, now: float, peer: bytes) -> None:
@@ -34,17 +31,28 @@ def on_cancel(tables: Tables, message: Cancel, now: float, peer: bytes) -> None:
 def cancel(tables: Tables, entry: RequestEntry, now: float, *, force: bool) -> None:
     """Cancel a request, wherever it is. The answer to its client follows when it is known."""
     entry.cancel = max(entry.cancel, FORCED if force else ASKED)
-    if entry.state == QUEUED:
-        answer_cancel(tables, entry, "queued", "dequeued")
-        settle_error(tables, entry, cancelled_error(entry), now)
-        return
     worker = entry.worker
     if worker is None:
-        return
-    if entry.state == DISPATCHED and not worker.started(entry.epoch):
+        cancel_waiting(tables, entry, now)
+    elif entry.keyed is not None and entry.keyed.outlives(entry):
+        answer_cancel(tables, entry, "running", "cooperative")
+        text = f"{entry.message.operation} was cancelled; it goes on for others with its idempotency key"
+        settle_error(tables, entry, BridgeError(CANCELLED, text), now)
+    elif entry.state == DISPATCHED and not worker.started(entry.epoch):
         recall(tables, worker, entry)
     else:
         stop_attempt(tables, worker, entry.epoch, now)
+
+
+def cancel_waiting(tables: Tables, entry: RequestEntry, now: float) -> None:
+    """Cancel what no worker has. If an attempt of it was lost, that one ran, and was killed with its worker."""
+    if entry.resends:
+        answer_cancel(tables, entry, "running", "killed")
+        text = f"{entry.message.operation} was cancelled before it was sent again; it may have run"
+    else:
+        answer_cancel(tables, entry, "queued", "dequeued")
+        text = f"{entry.message.operation} was cancelled before it ran"
+    settle_error(tables, entry, BridgeError(CANCELLED, text), now)
 
 
 def stop_attempt(tables: Tables, worker: WorkerEntry, epoch: int, now: float) -> None:
@@ -64,23 +72,27 @@ def _grace_over(worker: WorkerEntry, epoch: int, tables: Tables, now: float) -> 
     if entry is None or tables.workers.get(worker.worker_id) is not worker:
         return
     why = f"{entry.message.operation} did not stop within {worker.pool.config.grace_s:g} s of being asked"
+    breakers.deaf(tables, entry, now)
     if entry.cancel == FORCED:
+        worker.kill_asked = True
         kill(tables, worker, why)  # somebody who knows wants it gone: nothing to find out
     else:
         dump_and_kill(tables, worker, why, now)
 
 
 def expire(tables: Tables, now: float) -> None:
-    """Settle every request whose deadline has passed."""
+    """Settle every request whose deadline has passed, and stop its attempt.
+
+    Followers of its idempotency key have another: what outran a deadline may hang, and no one else's may wait for it.
+    """
     for request_id in tables.deadlines.pop_due(now):
         entry = tables.requests.get(request_id)
         if entry is None:
-            continue
+            continue  # settled with one before it
         worker = entry.worker
         started = worker is not None and (entry.state != DISPATCHED or worker.started(entry.epoch))
-        state = entry.state
         settle_error(tables, entry, _too_late(entry, worker if started else None, now), now)
-        if worker is None or state == QUEUED:
+        if worker is None:
             continue
         if started:
             stop_attempt(tables, worker, entry.epoch, now)
@@ -92,6 +104,8 @@ def _too_late(entry: RequestEntry, running_at: WorkerEntry | None, now: float) -
     stage = "queued" if running_at is None else "running"
     after_s = now - entry.accepted_at
     text = f"{entry.message.operation} was still {stage} at its deadline, {after_s:.2f} s after it was accepted"
+    if running_at is None and entry.resends:
+        text += "; an attempt before was lost with its worker"
     far = how_far(running_at, entry, now) if running_at is not None else ""
     return BridgeError(DEADLINE_EXCEEDED, f"{text} ({far})" if far else text, details={"stage": stage})
 
@@ -100,6 +114,7 @@ def on_bye(tables: Tables, message: Bye | ClientGone, now: float, peer: bytes) -
     """A client left: nobody waits for its answers."""
     client = tables.clients.pop(peer, None)
     if client is not None:
+        leave(tables, client)
         abandon(tables, client, now)
 
 
@@ -108,4 +123,5 @@ def abandon(tables: Tables, client: ClientEntry, now: float) -> None:
     if not client.in_flight:
         return
     for entry in [entry for entry in tables.requests.values() if entry.client is client]:
-        cancel(tables, entry, now, force=False)
+        if entry.state != SETTLED:  # with one before it, of its idempotency key
+            cancel(tables, entry, now, force=False)

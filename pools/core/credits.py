@@ -18,12 +18,13 @@ _MAX_OPERATIONS: Final = 1024
 class RunTimes:
     """A moving median of one operation's run time, from batches of 16 samples (fewer at the start)."""
 
-    __slots__ = ("_due", "_samples", "hand", "median_ms", "prefetch")
+    __slots__ = ("_due", "_samples", "hand", "median_ms", "outcomes", "prefetch")
 
     def __init__(self) -> None:
         self.median_ms: float | None = None
         self.prefetch = PREFETCH_MIN
         self.hand = 1
+        self.outcomes = 0  # requests that ended well or badly: what its breaker counts (see `breakers`)
         self._samples: list[float] = []
         self._due = 1
 
@@ -71,3 +72,8 @@ class Credits:
                 del self._operations[next(iter(self._operations))]
             times = self._operations[operation] = RunTimes()
         return times
+
+    def outcomes(self, operation: str) -> int:
+        """Return how many outcomes of an operation were counted; 0 without a record."""
+        times = self._operations.get(operation)
+        return times.outcomes if times is not None else 0

@@ -6,13 +6,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from bridge.protocol.errors import CANCELLED, BridgeError
-from bridge.protocol.messages import FLAG_EVENTS, Event, Recalled, Reply, Started
-from pools.core.cancellation import cancelled_error, stop_attempt
+from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, error_code
+from bridge.protocol.messages import ERROR, FLAG_EVENTS, PRIORITY_HIGH, Event, Recalled, Reply, Started
+from pools.core.cancellation import cancel_waiting, stop_attempt
 from pools.core.credits import SLOW_MS, RunTimes
 from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
 from pools.core.leaving import recall, stop
-from pools.core.settlement import answer_cancel, settle, settle_error
+from pools.core.settlement import settle
+from pools.core.shedding import TARGET_S, is_stale, shed_stale
 from pools.core.states import (
     DISPATCHED,
     ON_DISPATCH,
@@ -27,37 +28,58 @@ from pools.core.tables import Tables
 
 # Idle workers take queued work from loaded ones only where a run is worth the round trip of a Recall.
 _RECALL_WORTH_MS: Final = SLOW_MS / 4
-# A request that was in the hands of this many workers as they died is not handed to another.
-_MAX_DEATHS: Final = 2
+# Runs that end so would have taken longer.
+_CUT_SHORT: Final = frozenset({CANCELLED, DEADLINE_EXCEEDED})
 
 
 def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
-    """Dispatch from the head of the queue while some worker has credit for it."""
+    """Dispatch from the head of the queue while some worker has credit for it; shed what waited too long."""
+    if pool.seclusion is not None:
+        pool.seclusion.proceed(tables, now)
+    if pool.shedding:
+        return  # what is shed had others with its key behind it: who sheds it goes on with them, one after the other
     queue = pool.queue
-    while queue:
-        entry = next(iter(queue.values()))
-        worker = choose(pool, entry.times)
+    while queue.open_lanes:
+        entry = queue.head()
+        if now - entry.accepted_at > TARGET_S and is_stale(queue.front(), entry, now):
+            shed_stale(tables, entry, now)
+            continue
+        worker = choose(pool, entry.times, 1 if entry.message.priority == PRIORITY_HIGH else 0)
         if worker is None:
             return
-        del queue[entry.request_id]
+        queue.pop()
         dispatch(tables, entry, worker, now)
 
 
-def choose(pool: PoolEntry, times: RunTimes) -> WorkerEntry | None:
+def enqueue(tables: Tables, entry: RequestEntry, now: float, *, first: bool = False) -> None:
+    """Have a request wait for a worker: in the queue, or to run alone if it is under suspicion."""
+    pool = entry.pool
+    if pool.seclusion is not None and pool.seclusion.takes(tables, entry, now):
+        return
+    if first:
+        pool.queue.push_first(entry)
+    else:
+        pool.queue.push(entry)
+
+
+def choose(pool: PoolEntry, times: RunTimes, more: int = 0) -> WorkerEntry | None:
     """Return the ready worker that holds least, or None if none has credit for an operation of these run times.
 
     Among equals the one that was given something longest ago, so that idle workers take turns. A worker may take
     the next message, whatever its rows, while it holds fewer rows than slots + prefetch. Work of microseconds is dealt
-    by the hand: what a worker gets in a row travels, and returns, in one frame.
+    by the hand: what a worker gets in a row travels, and returns, in one frame. more: credit beyond that, for what need
+    not wait behind what workers were handed early.
     """
     prefetch = pool.config.prefetch
-    credit = pool.slots + (times.prefetch if prefetch is None else prefetch)
+    credit = pool.slots + (times.prefetch if prefetch is None else prefetch) + more
     dealt = pool.dealt_to
     if dealt is not None and pool.hand_left > 0 and times.hand > 1 and 0 < dealt.held < credit:
         pool.hand_left -= 1
         return dealt
     best: WorkerEntry | None = None
     for worker in pool.ready:
+        if worker.reserved:
+            continue
         if (
             best is None
             or worker.held < best.held
@@ -123,14 +145,19 @@ def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
     rows = entry.rows
     worker.requests += rows
     pool = entry.pool
-    entry.times.add(message.run_ms / rows)
+    if message.status != ERROR or error_code(message.payload or b"") not in _CUT_SHORT:
+        entry.times.add(message.run_ms / rows)
+    if pool.seclusion is not None:
+        pool.seclusion.answered(tables, message.epoch, entry, now)
     if entry.state == SETTLED:
         tables.fenced += rows  # out of time or cancelled: its caller has been answered
+        if entry.keyed is not None:
+            entry.keyed.answered(tables, message, now)
     else:
         settle(tables, entry, message, now)
     if worker.stop_wanted and not worker.attempts:
         stop(tables, worker, now)
-    if pool.queue:
+    if pool.queue.open_lanes or pool.seclusion is not None:
         pump(tables, pool, now)
     elif pool.over and worker.held < pool.slots:
         rebalance(tables, pool, worker, 1, now)
@@ -143,7 +170,7 @@ def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int, n
     """
     loaded = max(pool.ready, key=lambda worker: worker.held)
     wanted = min(wanted, loaded.held - pool.slots)
-    if loaded is idle or idle.died or idle.state != READY:
+    if loaded is idle or idle.died or idle.reserved or idle.state != READY:
         return
     for epoch in reversed(loaded.attempts):
         if wanted <= 0:
@@ -168,6 +195,8 @@ def on_recalled(tables: Tables, message: Recalled, now: float, peer: bytes) -> N
     release(worker, message.epoch)
     if entry.state != SETTLED:
         give_back(tables, entry, now)
+    elif entry.keyed is not None:
+        entry.keyed.ceded(tables, now)
     if worker.stop_wanted and not worker.attempts:
         stop(tables, worker, now)
     pump(tables, entry.pool, now)
@@ -183,11 +212,9 @@ def give_back(tables: Tables, entry: RequestEntry, now: float) -> None:
     entry.attempts -= 1
     entry.dispatched_at = 0.0
     if entry.cancel != NOT_ASKED:
-        answer_cancel(tables, entry, "queued", "dequeued")
-        settle_error(tables, entry, cancelled_error(entry), now)
+        cancel_waiting(tables, entry, now)
     else:
-        pool.queue[entry.request_id] = entry
-        pool.queue.move_to_end(entry.request_id, last=False)
+        enqueue(tables, entry, now, first=True)
 
 
 def on_started(tables: Tables, message: Started, now: float, peer: bytes) -> None:
@@ -208,32 +235,3 @@ def on_event(tables: Tables, message: Event, now: float, peer: bytes) -> None:
     entry = worker.attempts.get(message.epoch) if worker is not None else None
     if entry is not None and entry.state != SETTLED and entry.message.flags & FLAG_EVENTS:
         tables.to_clients.append((entry.client.peer, message))
-
-
-def lost(tables: Tables, worker: WorkerEntry, signal: int | None, cause: str, now: float) -> None:
-    """Settle or re-dispatch what a dead worker held. Its started-slots page is final."""
-    for epoch in sorted(worker.attempts, reverse=True):  # the earliest ends up at the head of the queue
-        entry = release(worker, epoch)
-        if entry is None or entry.state == SETTLED:
-            continue
-        if entry.state == DISPATCHED and not worker.started(epoch):
-            entry.deaths += 1
-            if entry.deaths < _MAX_DEATHS or entry.cancel != NOT_ASKED:
-                give_back(tables, entry, now)
-            else:
-                settle_error(tables, entry, _worker_lost(worker, signal, cause, "no"), now)
-            continue
-        if entry.cancel != NOT_ASKED and worker.kill_why:
-            settle_error(tables, entry, BridgeError(CANCELLED, f"cancelled: its worker was killed ({cause})"), now)
-            continue
-        settle_error(tables, entry, _worker_lost(worker, signal, cause, "maybe"), now)
-
-
-def _worker_lost(worker: WorkerEntry, signal: int | None, cause: str, executed: str) -> BridgeError:
-    doing = "ran" if executed == "maybe" else "held"
-    return BridgeError(
-        "WORKER_LOST",
-        f"worker {worker.worker_id} (pid {worker.pid}) was lost while it {doing} this request: {cause}",
-        retryable=True,
-        details={"cause": cause, "signal": signal, "executed": executed, "worker": worker.worker_id},
-    )

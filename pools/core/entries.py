@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from bridge.protocol.errors import BridgeError
 from bridge.protocol.messages import Request
 from pools.config import PoolConfig
+from pools.core.breaker import Breaker
 from pools.core.credits import Credits, RunTimes
 from pools.core.events import ExitReason
+from pools.core.queueing import PoolQueue
 from pools.core.restart import RestartPolicy
+from pools.core.retries import RetryBudget
 from pools.core.states import LAUNCHING, QUEUED, READY
-from pools.core.stats import Histogram, RecentPeak
+from pools.core.stats import Histogram, Pace, RecentPeak
+
+if TYPE_CHECKING:
+    from pools.core.idempotency import Keyed
+    from pools.core.isolation import Seclusion
 
 # Words of a started-slots page; epochs are marked at `epoch % SLOT_WORDS`.
 SLOT_WORDS: Final = 512
@@ -31,11 +38,18 @@ ASKED: Final = 1
 FORCED: Final = 2
 
 
+class Account(msgspec.Struct, gc=False):
+    """What the clients of one principal have together: how many are connected, rows accepted and unsettled."""
+
+    clients: int = 0
+    in_flight: int = 0
+
+
 class ClientEntry(msgspec.Struct, gc=False):
     """A client that said Hello. last_id: its highest request id so far; in_flight: rows accepted and unsettled.
 
     spell: the last spell of time in which it asked for something (see Tables). peak: the most rows that it had in
-    flight since it was last told to have less.
+    flight since it was last told to have less. account: its principal's.
     """
 
     peer: bytes
@@ -45,6 +59,7 @@ class ClientEntry(msgspec.Struct, gc=False):
     in_flight: int = 0
     spell: int = 0
     peak: int = 0
+    account: Account = msgspec.field(default_factory=Account)
 
 
 class RequestEntry(msgspec.Struct, gc=False):
@@ -71,6 +86,11 @@ class RequestEntry(msgspec.Struct, gc=False):
     recalled: bool = False  # a Recall is on its way
     cancel: int = NOT_ASKED
     cancel_answered: bool = False
+    resends: int = 0  # attempts beyond those before, each after one that was lost while it ran
+    keyed: Keyed | None = None  # its work is shared by all requests with its idempotency key
+    watched: bool = False  # a breaker opened since it was accepted, or it is a probe: its outcome is looked at closely
+    fallback_used: bool = False
+    overran: bool = False  # it was out of time, and that was counted as a failure
 
 
 class WorkerEntry:
@@ -83,10 +103,10 @@ class WorkerEntry:
     """
 
     __slots__ = (
-        "attempts", "boot_error", "boot_ms", "booted", "died", "held", "incarnation", "kill_why", "last_epoch",
-        "last_heard", "launched_at", "peer", "pid", "place", "pool", "progress", "progress_at", "requests",
-        "rss_at_birth", "rss_bytes", "slots_page", "state", "stop_wanted", "stop_why", "told_to_stop", "tolerance",
-        "worker_id",
+        "attempts", "boot_error", "boot_ms", "booted", "died", "held", "incarnation", "kill_asked", "kill_why",
+        "last_epoch", "last_heard", "launched_at", "peer", "pid", "place", "pool", "progress", "progress_at",
+        "requests", "reserved", "rss_at_birth", "rss_bytes", "silent", "slots_page", "state", "stop_wanted", "stop_why",
+        "told_to_stop", "tolerance", "worker_id",
     )  # fmt: skip
 
     def __init__(self, pool: PoolEntry, place: int, incarnation: int, slots_page: Sequence[int], now: float) -> None:
@@ -112,6 +132,9 @@ class WorkerEntry:
         self.progress: list[Progress] = []
         self.progress_at = now
         self.kill_why = ""
+        self.silent = False  # it is killed because it was not heard
+        self.reserved = False  # for requests that run alone
+        self.kill_asked = False  # by who cancelled a request by force
         self.died = False  # its process has ended; what it sent may still come
         self.stop_wanted = False  # intent, recorded before the worker is told
         self.stop_why = ""
@@ -165,21 +188,27 @@ class PoolEntry:
     before. lives: its living workers, by id, those that leave included. succession: the one replacement that is under
     way. wishes: those to come, by the old worker's id; none is begun before replace_at. A pool with a boot_error is
     degraded: it answers with that error and is probed by one launch at a time (`probe`: the latest one's id), none
-    before probe_at.
+    before probe_at. hurry_ms: a request with less time than that may be too late already; shed_at: when something was
+    last shed, 0 = not of late.
     """
 
     __slots__ = (
-        "accepted", "boot_error", "cancelled", "completed", "config", "credits", "dead", "dealt_to", "demand",
-        "failed", "hand_left", "in_flight", "large_at_birth", "latency", "least", "lives", "memory_recycle_at",
-        "most", "name", "over", "places", "probe", "probe_at", "queue", "queued", "ready", "rejected",
-        "replace_at", "restarts", "shrink_at", "size", "slots", "succession", "was_ready", "wishes",
+        "accepted", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead", "dealt_to",
+        "demand", "failed", "following", "hand_left", "hurry_ms", "in_flight", "large_at_birth", "latency", "least",
+        "lives", "memory_recycle_at", "most", "name", "outcomes", "over", "pace", "places", "probe", "probe_at",
+        "queue", "queued", "ready", "rejected", "replace_at", "resent", "restarts", "retries", "seclusion",
+        "shed", "shed_at", "shedding", "shrink_at", "size", "slots", "succession", "was_ready", "wishes",
     )  # fmt: skip
 
     def __init__(self, config: PoolConfig, random: Callable[[], float]) -> None:
         self.config = config
         self.name = config.name
         self.slots = config.slots
-        self.queue: OrderedDict[int, RequestEntry] = OrderedDict()
+        self.queue = PoolQueue()
+        self.seclusion: Seclusion | None = None  # while requests are under suspicion or in quarantine
+        self.retries = RetryBudget(config.slots * config.size)
+        self.resent = 0
+        self.following = 0  # of those that are queued: they wait for the outcome of others with their idempotency key
         self.queued = 0
         self.in_flight = 0
         self.ready: list[WorkerEntry] = []
@@ -194,7 +223,13 @@ class PoolEntry:
         self.wishes: dict[str, Wish] = {}
         self.replace_at = 0.0
         self.credits = Credits()
+        self.breakers: dict[str, Breaker] = {}  # "": its own, and those of operations; none before the first failure
+        self.outcomes = 0  # requests that ended well or badly: what its own breaker counts
         self.latency = Histogram()
+        self.pace = Pace()
+        self.hurry_ms = 0.0
+        self.shed_at = 0.0
+        self.shedding = False  # right now: see `dispatch.pump`
         self.dealt_to: WorkerEntry | None = None  # who is being dealt a hand, and how much of it is left
         self.hand_left = 0
         self.over = 0  # ready workers that hold more than their slots
@@ -210,6 +245,12 @@ class PoolEntry:
         self.failed = 0
         self.cancelled = 0
         self.rejected = 0
+        self.shed = 0
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait for a worker. Who follows another's work needs none, and takes no room."""
+        return self.queued - self.following
 
     @property
     def workers(self) -> list[WorkerEntry]:

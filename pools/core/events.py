@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge.protocol.messages import Program
+from bridge.protocol.messages import Program, Request
 
 # --- how a worker ended -------------------------------------------------------------------------
 
@@ -137,6 +137,36 @@ class MemoryRead(msgspec.Struct, frozen=True):
     """used: the part of the machine's memory, or of what this coordinator may have of it, that is in use, 0 to 1."""
 
     used: float
+
+
+class CpuRead(msgspec.Struct, frozen=True):
+    """used: the part of the processors that was in use over the last 10 s, 0 to 1, as `MemoryRead` has it of memory."""
+
+    used: float
+
+
+class DropLetter(msgspec.Struct, frozen=True):
+    """A dead letter is to be forgotten: equal requests are like any other. Refused: BridgeError NOT_FOUND."""
+
+    letter_id: str
+
+
+class PardonLetter(msgspec.Struct, frozen=True):
+    """A dead letter leaves the quarantine; equal requests run alone, until the next death. Refused: BridgeError."""
+
+    letter_id: str
+
+
+class ReturnLetter(msgspec.Struct, frozen=True):
+    """What left the quarantine did not run after all: it goes back, unless an equal one ended well meanwhile.
+
+    pool, principal, requests: as its row had them.
+    """
+
+    message: Request
+    pool: str
+    principal: str
+    requests: int
 
 
 class DrainWorker(msgspec.Struct, frozen=True):

@@ -12,25 +12,31 @@ from typing import Any, Final
 
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig
-from pools.core import admission, cancellation, dispatch, lifecycle, listing, memory, service
+from pools.core import admission, cancellation, dispatch, isolation, lifecycle, listing, memory, service
 from pools.core.entries import Peer, Sends
 from pools.core.events import (
     ClientConnected,
     ClientGone,
+    CpuRead,
     Drain,
     DrainWorker,
+    DropLetter,
     Effect,
     MemoryRead,
+    PardonLetter,
     ProgramDeployed,
     ProgramRemoved,
     ProtocolBroken,
     Resize,
     Restart,
+    ReturnLetter,
     Tick,
     WorkerDied,
     WorkerExited,
     WorkerLaunched,
 )
+from pools.core.health import Health, on_cpu_read
+from pools.core.poison import row
 from pools.core.tables import Tables
 
 Handler = Callable[[Tables, Any, float, bytes], None]
@@ -68,9 +74,13 @@ _HAPPENINGS: Final[dict[type, Handler]] = {
     ProgramDeployed: lifecycle.on_program,
     ProgramRemoved: lifecycle.on_program_removed,
     Resize: service.on_resize,
+    DropLetter: isolation.on_drop,
+    PardonLetter: isolation.on_pardon,
+    ReturnLetter: isolation.on_return,
     DrainWorker: service.on_drain_worker,
     Restart: service.on_restart,
     MemoryRead: memory.on_memory_read,
+    CpuRead: on_cpu_read,
     Drain: lifecycle.on_drain,
     Tick: _on_tick,
 }
@@ -93,10 +103,12 @@ class Fleet:
         open_page: Callable[[str], Sequence[int]],
     ) -> None:
         self._tables = Tables(config, lms, random, open_page)
+        self._health = Health()
 
     def start(self, now: float) -> None:
         """Launch every worker."""
         lifecycle.start(self._tables, now)
+        self._health.start(self._tables, now)
 
     def handle(self, event: Any, now: float, peer: Peer = b"") -> None:
         """Take one event. Raises KeyError for a type that is no event, BridgeError for what an operator may not ask."""
@@ -168,13 +180,30 @@ class Fleet:
         """Return the workers of a pool, or the one worker, that are being replaced or will be, in that order."""
         return listing.replacing(self._tables, target)
 
+    def peer_muted(self, why: str, now: float) -> None:
+        """Take note that the shell does not listen to a peer any more. why: what it did, in words."""
+        self._health.muted(why, now)
+
+    def health(self, now: float) -> dict[str, Any]:
+        """Return what is wrong (see `Health.report`)."""
+        return self._health.report(self._tables, now)
+
     def stats(self, now: float) -> dict[str, Any]:
         """Return the counters of `client.stats()` that the fleet owns."""
         return listing.stats(self._tables, now)
 
-    def pools(self) -> list[dict[str, Any]]:
+    def pools(self, now: float) -> list[dict[str, Any]]:
         """Return one row per pool."""
-        return listing.pools(self._tables)
+        return listing.pools(self._tables, now)
+
+    def dead_letters(self, now: float) -> list[dict[str, Any]]:
+        """Return one row per request in quarantine, the oldest first."""
+        return self._tables.poison.rows(now)
+
+    def dead_letter(self, letter_id: str, now: float) -> tuple[dict[str, Any], wire.Request]:
+        """Return the row of a dead letter, and the request. Raises BridgeError NOT_FOUND."""
+        letter = self._tables.poison.find(letter_id)
+        return row(letter, now), letter.message
 
     def workers(self, now: float) -> list[dict[str, Any]]:
         """Return one row per worker, dead ones of the last hour included."""

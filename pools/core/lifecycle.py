@@ -7,8 +7,8 @@ from typing import Final
 from bridge.protocol.errors import CANCELLED, BridgeError, decode_error
 from bridge.protocol.messages import BootFailed as BootFailedMessage
 from bridge.protocol.messages import Heartbeat, Hello, Program, Ready
-from pools.core import replacement
-from pools.core.dispatch import lost, pump, rebalance
+from pools.core import replacement, shedding
+from pools.core.dispatch import pump, rebalance
 from pools.core.entries import DEAD_WORKER_KEPT_S, NOT_ASKED, DeadWorker, PoolEntry, WorkerEntry
 from pools.core.events import (
     BootFailed,
@@ -20,17 +20,17 @@ from pools.core.events import (
     ProgramDeployed,
     ProgramRemoved,
     ProtocolBroken,
-    Signalled,
     WorkerDied,
     WorkerExited,
     WorkerLaunched,
 )
 from pools.core.leaving import dump_and_kill, kill, leave_ready, stop
+from pools.core.losses import lost
 from pools.core.places import degrade, fill_later, heal, reconcile
 from pools.core.recycling import recycle
 from pools.core.scaling import scale
 from pools.core.settlement import answer_cancel, settle_error
-from pools.core.states import BOOTING, LAUNCHING, ON_EXIT, ON_HELLO, ON_READY, QUEUED, WORKER_MOVES
+from pools.core.states import BOOTING, LAUNCHING, ON_EXIT, ON_HELLO, ON_READY, QUEUED, SETTLED, WORKER_MOVES
 from pools.core.tables import Tables, unavailable
 
 _CHECK_EVERY_S: Final = 1.0
@@ -141,7 +141,7 @@ def on_exited(tables: Tables, event: WorkerExited, now: float, peer: bytes) -> N
     leave_ready(worker)
     reason = BootFailed(worker.boot_error) if worker.boot_error is not None else event.reason
     cause = worker.kill_why or (worker.stop_why if reason == Exited(0) else "") or str(reason)
-    lost(tables, worker, reason.number if isinstance(reason, Signalled) else None, cause, now)
+    lost(tables, worker, reason, cause, now)
     _remember(tables, worker, event, reason, cause, now)
     replacement.on_exited(tables, worker, now)
     place = pool.places[worker.place]
@@ -216,6 +216,7 @@ def listen(tables: Tables, now: float) -> None:
             worker.last_heard = now
         limit_s = worker.pool.config.heartbeat_limit_s
         if now - max(worker.last_heard, tables.awake_since) > limit_s:
+            worker.silent = not worker.kill_why or worker.silent
             dump_and_kill(tables, worker, f"no heartbeat for {limit_s:g} s", now)
     scale(tables, now)
     tables.after(now + _LISTEN_EVERY_S, listen)
@@ -224,6 +225,7 @@ def listen(tables: Tables, now: float) -> None:
 def check(tables: Tables, now: float) -> None:
     """Bring every pool to its size, end what does not boot, forget the long dead. Runs each second."""
     tables.next_spell()
+    shedding.keep_pace(tables, now)
     for worker in list(tables.workers.values()):
         age_s = now - worker.launched_at
         if worker.state in (LAUNCHING, BOOTING) and age_s > BOOT_LIMIT_S:
@@ -265,7 +267,8 @@ def on_drain(tables: Tables, event: Drain, now: float, peer: bytes) -> None:
 
     Asked again, the earlier end counts.
     """
-    tables.draining = tables.closed = True
+    tables.draining = True
+    tables.reconsider()
     tables.log("draining", budget_s=event.budget_s, requests=len(tables.requests))
     tables.after(now + event.budget_s, _budget_spent)
     stop_if_idle(tables, now)
@@ -278,8 +281,11 @@ def stop_if_idle(tables: Tables, now: float) -> None:
 
 
 def _budget_spent(tables: Tables, now: float) -> None:
-    for entry in list(tables.requests.values()):
-        queued = entry.state == QUEUED
+    # Who waits for another's outcome first: or else it would begin in that one's place.
+    for entry in sorted(tables.requests.values(), key=lambda entry: entry.keyed is None or entry is entry.keyed.runner):
+        if entry.state == SETTLED:
+            continue  # with another of its key
+        queued = entry.state == QUEUED and not entry.resends
         text = "before this request ran" if queued else "before this request was done; it may have run"
         error = BridgeError(CANCELLED, f"the coordinator shut down {text}", retryable=queued)
         if entry.cancel != NOT_ASKED and not entry.cancel_answered:

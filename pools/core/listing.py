@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pools.core import breakers
 from pools.core.entries import DeadWorker, PoolEntry, worker_state
 from pools.core.events import BootFailed, Exited, LaunchFailed, Signalled, Vanished
+from pools.core.health import fullest
 from pools.core.places import unserved
 from pools.core.progress import running
 from pools.core.tables import Tables
@@ -17,7 +19,7 @@ def stats(tables: Tables, now: float) -> dict[str, Any]:
     queued = sum(pool.queued for pool in pools)
     in_flight = sum(pool.in_flight for pool in pools)
     return {
-        "pools": {pool.name: _pool_stats(pool) for pool in pools},
+        "pools": {pool.name: _pool_stats(pool, now) for pool in pools},
         "requests": {
             "accepted": sum(pool.accepted for pool in pools),
             "settled": sum(pool.completed + pool.failed for pool in pools),
@@ -25,41 +27,54 @@ def stats(tables: Tables, now: float) -> dict[str, Any]:
             "in_flight": in_flight,
             "rejected": sum(pool.rejected for pool in pools),
             "cancelled": sum(pool.cancelled for pool in pools),
+            "shed": sum(pool.shed for pool in pools),
             "fenced": tables.fenced,
+            "resent": sum(pool.resent for pool in pools),
+            "attached": tables.attached,
         },
         "memory": {"used": tables.memory_used, "paused": tables.memory_paused},
+        "mode": tables.modes.mode,
+        "quarantined": len(tables.poison.letters),
+        "load": {"cpu": tables.cpu_used, "memory": tables.memory_used, "queue": fullest(tables)},
     }
 
 
-def _pool_stats(pool: PoolEntry) -> dict[str, Any]:
+def _pool_stats(pool: PoolEntry, now: float) -> dict[str, Any]:
+    problem = _problem(pool)
+    served = "ok" if problem is None else "off"
     return {
-        "state": "ok" if pool.boot_error is None else "degraded",
-        "why": pool.boot_error.message if pool.boot_error is not None else None,
+        "state": served if pool.boot_error is None else "degraded",
+        "why": problem,
         "size": pool.size,
+        "min_size": pool.least,
         "max_size": pool.most if pool.least < pool.most else None,
         "ready": len(pool.ready),
         "busy": sum(1 for worker in pool.ready if worker.attempts),
         "queued": pool.queued,
         "in_flight": pool.in_flight,
         "restarts": pool.restarts.count,
+        "breaker": breakers.state(pool, now),
         "p50_ms": pool.latency.quantile_ms(0.50),
         "p99_ms": pool.latency.quantile_ms(0.99),
         "completed": pool.completed,
         "failed": pool.failed,
+        "resent": pool.resent,
+        "shed": pool.shed,
     }
 
 
-def pools(tables: Tables) -> list[dict[str, Any]]:
+def pools(tables: Tables, now: float) -> list[dict[str, Any]]:
     """Return each pool's name, state, size and settings."""
     return [
         {
             "pool": pool.name,
-            **_pool_stats(pool),
+            **_pool_stats(pool, now),
             "state": _pool_state(pool),
             "slots": pool.slots,
             "max_queue": pool.config.max_queue,
             "default_deadline_s": pool.config.default_deadline_s,
             "problem": _problem(pool),
+            "breakers": breakers.rows(pool, now),
         }
         for pool in tables.pools.values()
     ]

@@ -20,7 +20,7 @@ def on_memory_read(tables: Tables, event: MemoryRead, now: float, peer: bytes) -
     paused = used >= (RESUME_BELOW if tables.memory_paused else PAUSE_AT)
     if paused != tables.memory_paused:
         tables.memory_paused = paused
-        tables.closed = paused or tables.draining
+        tables.reconsider()
         name, level = ("admission_paused", "warning") if paused else ("admission_resumed", "info")
         tables.log(name, level, memory_used=round(used, 3))
 

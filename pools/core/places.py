@@ -12,6 +12,7 @@ from bridge.protocol.errors import BridgeError
 from pools.core.entries import Place, PoolEntry, WorkerEntry
 from pools.core.events import Launch
 from pools.core.settlement import settle_error
+from pools.core.states import SETTLED
 from pools.core.tables import Tables, unavailable
 
 # Limits for recycling are met this much sooner or later.
@@ -105,5 +106,7 @@ def unserved(pool: PoolEntry) -> BridgeError | None:
 def _refuse_queue(tables: Tables, pool: PoolEntry, now: float) -> None:
     error = unserved(pool)
     if error is not None:
-        for entry in list(pool.queue.values()):
-            settle_error(tables, entry, error, now)
+        waiting = list(pool.seclusion.waiting.values()) if pool.seclusion is not None else []
+        for entry in [*pool.queue, *waiting]:
+            if entry.state != SETTLED:  # before, or with another of its idempotency key
+                settle_error(tables, entry, error, now)

@@ -51,6 +51,10 @@ class RestartPolicy:
         if self._within_intensity(now):
             self._waits = 0
 
+    def is_exhausted(self, *, now: float) -> bool:
+        """Return whether the pool has used up the restarts that are made at once."""
+        return self._config.max_restarts > 0 and not self._within_intensity(now)
+
     def _within_intensity(self, now: float) -> bool:
         recent = self._recent
         while recent and recent[0] <= now - self._config.window_s:

@@ -44,7 +44,7 @@ def scale(tables: Tables, now: float) -> None:
         return
     for pool in tables.pools.values():
         if pool.least < pool.most:
-            peak_rows = pool.demand.add(pool.queued + _held(pool), now=now)
+            peak_rows = pool.demand.add(pool.waiting_rows + _held(pool), now=now)
             if pool.boot_error is None:
                 _grow(tables, pool, now)
                 _shrink(tables, pool, peak_rows, now)
@@ -77,8 +77,8 @@ def _waiting(pool: PoolEntry, now: float) -> tuple[int, float]:
 
     What a worker holds beyond its slots waits as well as what is queued.
     """
-    rows = pool.queued
-    since = next(iter(pool.queue.values())).accepted_at if pool.queue else now
+    rows = pool.waiting_rows
+    since = pool.queue.oldest_at() if pool.queue else now
     for worker in pool.ready:
         if worker.held < pool.slots:
             return 0, now

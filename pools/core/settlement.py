@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from bridge.protocol.errors import CANCELLED, BridgeError, decode_error, encode_error
+from bridge.protocol.errors import CANCELLED, BridgeError, encode_error, error_code
 from bridge.protocol.messages import ERROR, OK, ROWS, CancelReply, Reply
+from pools.core import breakers
 from pools.core.entries import NOT_ASKED, RequestEntry, WorkerEntry
-from pools.core.states import ON_SETTLE, QUEUED, REQUEST_MOVES
+from pools.core.states import ON_SETTLE, QUEUED, REQUEST_MOVES, WAITING
 from pools.core.tables import Tables
 
 
@@ -18,38 +19,65 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
     """
     pool = entry.pool
     rows = entry.rows
-    if entry.state == QUEUED:
-        pool.queued -= rows
-        pool.queue.pop(entry.request_id, None)
+    worker = entry.worker
+    if worker is None:
+        _take_out(entry)
     else:
         pool.in_flight -= rows
     entry.state = REQUEST_MOVES[entry.state][ON_SETTLE]
     del tables.requests[entry.request_id]
     if entry.deadline is not None:
         tables.deadlines.discard(entry.request_id, entry.bucket)
-    entry.client.in_flight -= rows
+    client = entry.client
+    client.in_flight -= rows
+    client.account.in_flight -= rows
     total_ms = (now - entry.accepted_at) * 1000.0
-    worker = entry.worker
     if reply.status == OK or reply.status == ROWS:
         pool.completed += rows
-        pool.latency.add(total_ms, now=now)
+        if worker is not None:
+            pool.latency.add(total_ms, now=now)
+        if entry.watched:
+            breakers.succeeded(tables, entry, now)
+        else:
+            entry.times.outcomes += 1
+            pool.outcomes += 1
     else:
         pool.failed += rows
-    # After a return to the queue there is no dispatch to measure to.
-    waited_s = (entry.dispatched_at or now) - entry.accepted_at
+        breakers.ended(tables, entry, reply, now)
     completed = replace(
         reply,
         epoch=entry.epoch,
-        worker=worker.worker_id if worker is not None else "",
-        pool=pool.name,
-        attempt=entry.attempts,
-        queue_ms=waited_s * 1000.0,
+        worker=worker.worker_id if worker is not None else reply.worker,
+        pool=pool.name if worker is not None else reply.pool or pool.name,
+        attempt=entry.attempts or reply.attempt,
+        queue_ms=((entry.dispatched_at or now) - entry.accepted_at) * 1000.0,  # given back, it was never dispatched
         total_ms=total_ms,
         pressed=_pressed(tables, entry),
+        fallback_used=entry.fallback_used or reply.fallback_used,
     )
-    tables.to_clients.append((entry.client.peer, completed))
+    tables.to_clients.append((client.peer, completed))
+    if entry.cancel != NOT_ASKED or entry.keyed is not None:
+        _tell_others(tables, entry, completed, now)
+
+
+def _tell_others(tables: Tables, entry: RequestEntry, completed: Reply, now: float) -> None:
+    """Answer who cancelled it; tell those that share its work."""
     if entry.cancel != NOT_ASKED and not entry.cancel_answered:
-        _answer_cancel(tables, entry, reply, worker)
+        _answer_cancel(tables, entry, completed, entry.worker)
+    if entry.keyed is not None:
+        entry.keyed.settled(tables, entry, completed, now)
+
+
+def _take_out(entry: RequestEntry) -> None:
+    """Take what no worker has from where it waits."""
+    pool = entry.pool
+    if entry.state == QUEUED:
+        pool.queue.discard(entry)
+    elif entry.state == WAITING:
+        if pool.seclusion is not None:
+            pool.seclusion.waiting.pop(entry.request_id, None)
+        entry.watched = True  # it does not run itself: what becomes of it says nothing
+    pool.queued -= entry.rows
 
 
 def _pressed(tables: Tables, entry: RequestEntry) -> bool:
@@ -60,7 +88,7 @@ def _pressed(tables: Tables, entry: RequestEntry) -> bool:
     """
     pool, client = entry.pool, entry.client
     limit = pool.config.max_queue
-    if pool.queued * 2 > limit:
+    if pool.queued * 2 > limit and pool.waiting_rows * 2 > limit:
         return True
     if tables.sharers < 2 or client.peak * tables.sharers <= limit:
         return False
@@ -87,7 +115,7 @@ def answer_cancel(tables: Tables, entry: RequestEntry, stage: str, how: str) -> 
 
 def _answer_cancel(tables: Tables, entry: RequestEntry, reply: Reply, worker: WorkerEntry | None) -> None:
     """Say how a cancellation of running work ended: it stopped, it was killed, or it finished first."""
-    if reply.status == ERROR and decode_error(reply.payload or b"").code == CANCELLED:
+    if reply.status == ERROR and error_code(reply.payload or b"") == CANCELLED:
         killed = worker is not None and bool(worker.kill_why)
         answer_cancel(tables, entry, "running", "killed" if killed else "cooperative")
     else:

@@ -6,6 +6,7 @@ from typing import Final
 
 # Request states, and the events that move between them.
 QUEUED: Final = "queued"
+WAITING: Final = "waiting"  # in no queue: for a resend's time, for a worker of its own, or for another's outcome
 DISPATCHED: Final = "dispatched"
 RUNNING: Final = "running"
 SETTLED: Final = "settled"
@@ -13,6 +14,8 @@ SETTLED: Final = "settled"
 ON_DISPATCH: Final = "dispatch"
 ON_START: Final = "start"
 ON_RETURN: Final = "return"
+ON_WAIT: Final = "wait"
+ON_RESUME: Final = "resume"
 ON_SETTLE: Final = "settle"
 
 # Worker states, and their events.
@@ -49,9 +52,10 @@ def _table(rows: dict[str, dict[str, str]]) -> dict[str, Moves]:
 
 REQUEST_MOVES: Final = _table(
     {
-        QUEUED: {ON_DISPATCH: DISPATCHED, ON_SETTLE: SETTLED},
-        DISPATCHED: {ON_START: RUNNING, ON_RETURN: QUEUED, ON_SETTLE: SETTLED},
-        RUNNING: {ON_SETTLE: SETTLED},
+        QUEUED: {ON_DISPATCH: DISPATCHED, ON_WAIT: WAITING, ON_SETTLE: SETTLED},
+        WAITING: {ON_RESUME: QUEUED, ON_SETTLE: SETTLED},
+        DISPATCHED: {ON_START: RUNNING, ON_RETURN: QUEUED, ON_WAIT: WAITING, ON_SETTLE: SETTLED},
+        RUNNING: {ON_WAIT: WAITING, ON_SETTLE: SETTLED},
         SETTLED: {},
     }
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
 _PER_OCTAVE: Final = 16  # buckets per doubling, equally wide: 3 to 6 % of their values
@@ -41,17 +43,24 @@ class Histogram:
 
     def quantile_ms(self, q: float) -> float | None:
         """Return the q-quantile in milliseconds (the upper edge of its bucket), or None without samples."""
-        total = sum(self._current) + sum(self._previous)
-        if not total:
-            return None
-        rank = q * total
-        seen = 0
-        for index, (a, b) in enumerate(zip(self._current, self._previous, strict=True)):
-            seen += a + b
-            if seen >= rank:
-                octave, step = divmod(index + 1, _PER_OCTAVE)
-                return round(math.ldexp(_LOWEST_MS * (1.0 + step / _PER_OCTAVE), octave), 3)
+        return quantile_ms([self], q)
+
+    @property
+    def counts(self) -> tuple[list[int], list[int]]:
+        """The buckets of the current minute and of the one before."""
+        return self._current, self._previous
+
+
+def quantile_ms(histograms: Sequence[Histogram], q: float) -> float | None:
+    """Return the q-quantile of all that these have counted, as `Histogram.quantile_ms` does."""
+    merged = list(map(sum, zip(*(each for one in histograms for each in one.counts), strict=True)))
+    total = sum(merged)
+    if not total:
         return None
+    rank = q * total
+    index = next(index for index, seen in enumerate(accumulate(merged)) if seen >= rank)
+    octave, step = divmod(index + 1, _PER_OCTAVE)
+    return round(math.ldexp(_LOWEST_MS * (1.0 + step / _PER_OCTAVE), octave), 3)
 
 
 class RecentPeak:
@@ -71,3 +80,26 @@ class RecentPeak:
         while peaks[0][0] <= now - _WINDOW_S:
             peaks.popleft()
         return peaks[0][1]
+
+
+class Pace:
+    """How fast a pool settles, by the second. rows_per_s: None unless something waited all the time."""
+
+    __slots__ = ("_at", "_refused", "_settled", "_waited", "refused_per_s", "rows_per_s")
+
+    def __init__(self) -> None:
+        self.rows_per_s: float | None = None
+        self.refused_per_s = 0.0
+        self._at: float | None = None
+        self._settled = 0
+        self._refused = 0
+        self._waited = False
+
+    def mark(self, settled: int, refused: int, *, waits: bool, now: float) -> None:
+        """Take the counts of rows so far, and whether any wait now."""
+        if self._at is not None and now > self._at:
+            passed_s = now - self._at
+            rows_per_s = (settled - self._settled) / passed_s
+            self.rows_per_s = rows_per_s if rows_per_s > 0.0 and waits and self._waited else None
+            self.refused_per_s = (refused - self._refused) / passed_s
+        self._at, self._settled, self._refused, self._waited = now, settled, refused, waits

@@ -12,8 +12,11 @@ from bridge.protocol.messages import Program
 from pools.config import FleetConfig
 from pools.core.credits import RunTimes
 from pools.core.deadlines import Deadlines
-from pools.core.entries import ClientEntry, Peer, PoolEntry, RequestEntry, Sends, WorkerEntry
+from pools.core.entries import Account, ClientEntry, Peer, PoolEntry, RequestEntry, Sends, WorkerEntry
 from pools.core.events import Effect, Log
+from pools.core.keys import Keys
+from pools.core.modes import NORMAL, Modes
+from pools.core.poison import Poison
 
 # What a timer does when it fires: a function of (tables, now) bound to its subject.
 Timer = Callable[["Tables", float], None]
@@ -54,6 +57,7 @@ class Tables:
         self.random = random
         self.pools: dict[str, PoolEntry] = {pool.name: PoolEntry(pool, random) for pool in config.pools}
         self.clients: dict[Peer, ClientEntry] = {}
+        self.accounts: dict[str, Account] = {}  # by principal, of those that are connected
         self.requests: dict[int, RequestEntry] = {}
         self.workers: dict[str, WorkerEntry] = {}
         self.workers_by_peer: dict[Peer, WorkerEntry] = {}
@@ -72,7 +76,12 @@ class Tables:
         self.draining = False  # the end has begun: nothing new is accepted
         self.memory_used: float | None = None
         self.memory_paused = False  # nothing new is accepted until there is memory again
-        self.closed = False  # draining or memory_paused
+        self.cpu_used: float | None = None
+        self.modes = Modes(config.degradation)
+        self.poison = Poison(config.poison_deaths)
+        self.keys = Keys()
+        self.attached = 0  # requests that had another's outcome, for they had its idempotency key
+        self.wary = False  # admission asks everything: see `reconsider`
         self.stopping = False  # workers are told to stop, none is started
         self.fenced = 0
         # Who shares the queues: the clients that asked for something in this spell of a second, or in the one before.
@@ -118,6 +127,15 @@ class Tables:
         """Begin the next spell of counting."""
         self.spell += 1
         self.sharers, self._asking = self._asking, 0
+
+    def home_of(self, operation: str) -> str:
+        """Return the name of the pool where an operation is at home: a program's own, or as configured."""
+        program = self.programs.get(operation)
+        return program[0] if program is not None else self.config.home_of(operation)
+
+    def reconsider(self) -> None:
+        """Decide anew whether admission must ask everything: something may be refused that is ordinary otherwise."""
+        self.wary = self.draining or self.memory_paused or self.modes.mode != NORMAL
 
     def log(self, event: str, level: str = "info", **fields: object) -> None:
         """Tell the operator."""

@@ -44,6 +44,8 @@ from typing import Any
 
 SPEC_FD, SLOTS_FD, LIFELINE_FD, CONTROL_FD = 3, 4, 5, 6
 
+FAULT_POINTS = "DSPOOL_FAULT_POINTS"  # there in a run with faults alone: see bridge/faultpoints.py
+
 _LOWEST_OWN_FD = 16  # above every number that a child's descriptor gets, so that placing one cannot overwrite another
 _MESSAGE_BYTES = 65_536
 _ERROR_CHARS = 1_000
@@ -93,6 +95,33 @@ def kill(pid: int) -> None:
     """SIGKILL a child of this process; it may be a zombie already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+# --- faults on purpose ------------------------------------------------------------------------------
+
+
+_fault_points: Any = None
+
+
+def _hit(point: str) -> None:
+    """Pass a fault point."""
+    if _fault_points is not None:
+        _fault_points.hit(point)
+
+
+def _arm() -> None:
+    """Let this process fail by the schedule in its environment, if there is one."""
+    global _fault_points
+    if os.environ.get(FAULT_POINTS):
+        from importlib import util  # what is loaded is no package's here: it has nothing but a path
+
+        path = os.path.join(os.path.dirname(__file__), "..", "..", "bridge", "faultpoints.py")
+        spec = util.spec_from_file_location("faultpoints", path)
+        assert spec is not None
+        assert spec.loader is not None
+        _fault_points = util.module_from_spec(spec)
+        spec.loader.exec_module(_fault_points)
+        _fault_points.arm_by(os.environ)
 
 
 # --- the nanny itself -----------------------------------------------------------------------------
@@ -197,6 +226,7 @@ class Nanny:
         return True
 
     def _launch(self, message: dict[str, Any], fds: list[int], theirs: contextlib.ExitStack) -> None:
+        _hit("nanny.before_launch")
         worker_id, by = message["launch"], message.get("by")
         try:
             if limit_s := message.get("zygote"):
@@ -313,6 +343,7 @@ class Nanny:
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                _hit("nanny.before_reap")
                 pid = dead.si_pid
                 if pid not in self._workers:
                     # A zygote's fork is told of before it becomes this process' child, if not by much.
@@ -385,6 +416,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     set_subreaper(True)
+    _arm()
     control_fd, lifeline_fd = (_lift(int(word)) for word in sys.argv[1:3])
     Nanny(socket.socket(fileno=control_fd), lifeline_fd).run()
 

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pools.launch.nanny import FAULT_POINTS
+
 _SCRIPT = Path(__file__).with_name("nanny.py")
 _MESSAGE_BYTES = 65_536
 # What finding an interpreter and its libraries takes; the rest of the environment may hold secrets.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", FAULT_POINTS)
 
 
 class NannyLink:

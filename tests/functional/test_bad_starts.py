@@ -77,6 +77,13 @@ def test_wrong_variables_of_the_environment_are_named(monkeypatch: pytest.Monkey
     failing(errors.ConfigError, start, "DSPOOL_POOLS__GENERAL__SISE", "did you mean 'size'?", path="pools.general.sise")
 
 
+def test_a_wrong_schedule_of_faults_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPOOL_FAULT_POINTS", "garbage")
+    error = failing(errors.ConfigError, lambda: start(faults=True), "DSPOOL_FAULT_POINTS: is no schedule of faults")
+    assert isinstance(error, errors.ConfigError)
+    assert [problem["where"] for problem in error.problems] == ["DSPOOL_FAULT_POINTS"]
+
+
 def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
     failing(errors.ConfigError, lambda: start(tmp_path / "none.yaml"), "none.yaml", "No such file")
     failing(errors.ConfigError, lambda: start(tmp_path), "Is a directory")

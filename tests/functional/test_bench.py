@@ -106,7 +106,7 @@ def test_what_a_native_run_must_show(p99_us: float, worker_us: float, after: int
 @pytest.fixture(scope="module")
 def orchestrator() -> Iterator[Orchestrator]:
     pools = {"general": {"size": 2}, "optimizer": {"size": 0}, "neural": {"size": 0}}
-    with Orchestrator(lms=LMS, pools=pools) as started:
+    with Orchestrator(lms=LMS, pools=pools, limits={"poison_deaths": 0}) as started:
         yield started
 
 

@@ -5,25 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from orchestrator.bench import bereaved
+from tests.support.waiting import wait_until
 
 WAIT_S = 20.0
 _BOOT = "from orchestrator.bench.bereaved import main; main()"
 # Starts the process that its arguments tell of, says which one it is, and waits for it.
 _PARENT = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:], start_new_session=True); print(p.pid, flush=True)"
-
-
-def wait_until(wanted: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -43,11 +36,11 @@ def test_it_dies_with_the_one_that_started_it(name: str, family: list[psutil.Pro
         assert parent.stdout is not None
         main = psutil.Process(int(parent.stdout.readline()))
         family.append(main)
-        wait_until(lambda: bool(main.children()))
+        wait_until(main.children, WAIT_S, "the pool's workers")
         family += main.children()
         main.suspend()  # so that it does not just come to its end
         parent.kill()
-    wait_until(lambda: not any(process.is_running() for process in family))
+    wait_until(lambda: not any(process.is_running() for process in family), WAIT_S, "the end of all")
 
 
 @pytest.mark.slow

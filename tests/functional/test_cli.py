@@ -74,7 +74,7 @@ def run(here: Path) -> Run:
 
 def test_help_names_what_exists_and_nothing_else(run: Run) -> None:
     done = run("--help", COLUMNS="200", TERM="dumb")
-    commands = re.findall(r"^[│|] +([a-z]+) {2,}", done.out, re.MULTILINE)
+    commands = re.findall(r"^[│|] +([a-z][a-z-]*) {2,}", done.out, re.MULTILINE)
     assert done.code == 0, done
     exist = {
         "up",
@@ -93,7 +93,7 @@ def test_help_names_what_exists_and_nothing_else(run: Run) -> None:
         "doctor",
         "logs",
     }
-    assert set(commands) == {*exist, "demo", "config", "signatures"}
+    assert set(commands) == {*exist, "demo", "config", "signatures", "dead-letter"}
 
 
 def test_the_command_line_loads_only_what_it_needs() -> None:
@@ -394,6 +394,14 @@ def test_call_prints_the_value(dspool: Run) -> None:
     assert dspool("call", "echo", "--pool", "neural", "--json").json["meta"]["pool"] == "neural"
 
 
+def test_call_says_how_it_is_to_be_treated(dspool: Run) -> None:
+    told = dspool("call", "echo", "n=1", "--priority", "high", "--idempotent", "--idempotency-key", "one")
+    assert (told.code, told.out) == (0, '{\n  "n": 1\n}\n')
+    refused = dspool("call", "echo", "n=1", "--priority", "urgent", "--json")
+    assert (refused.code, refused.json["error"]["details"]["path"]) == (2, "priority")
+    assert dspool("call", "echo", "--idempotency-key", "").code == 2
+
+
 def test_call_prints_a_prediction_field_by_field(dspool: Run) -> None:
     words = ["call", "dspy.Predict", "signature=text -> total: float", 'inputs={"text": "It costs 12.5 in all."}']
     assert dspool(*words).out == "total: 12.5\n"
@@ -498,6 +506,13 @@ def test_logs_of_a_worker_and_of_the_coordinator(dspool: Run, running: Place) ->
     assert len(dspool("logs", worker["id"], "-n", "3", "--json").json) == 3
     assert dspool("logs", "general-99.1").code == 2
     assert "worker_ready" in dspool("logs").out
+    entries = dspool("logs", "--json").json
+    assert {"event", "level", "timestamp"} <= next(one for one in entries if one.get("event") == "worker_ready").keys()
+    # Who has written nothing is told of where it does not mix with what others wrote.
+    silent = next(row for row in dspool("status", "--json").json["workers"] if row["pool"] == "neural")
+    told = dspool("logs", silent["id"])
+    assert (told.code, told.out, told.err) == (0, "", f"{silent['id']} has written nothing\n")
+    assert dspool("logs", silent["id"], "--json").json == []
     follower = subprocess.Popen(
         [*COMMAND, "logs", worker["id"], "--follow"], cwd=running.folder, env=_environment(), stdout=subprocess.PIPE
     )

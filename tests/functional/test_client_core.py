@@ -284,6 +284,32 @@ def test_an_async_client_waits_for_room_without_blocking_the_loop(run_dirs: Call
         asyncio.run(main(endpoint))
 
 
+def test_who_no_longer_waits_for_room_does_not_keep_it_from_others(run_dirs: Callable[[], Path]) -> None:
+    async def first(client: AsyncClient) -> None:
+        async for _ in client.map("echo", range(100), chunk=1):
+            return
+
+    async def main(endpoint: str) -> None:
+        async with AsyncClient(endpoint) as client, AsyncClient(endpoint) as other:
+            held = [asyncio.ensure_future(client.execute("hold")) for _ in range(2)]
+            await until(other, 3)
+            gone = [asyncio.ensure_future(client.execute("echo", 1)) for _ in range(8)]
+            gone += [asyncio.ensure_future(first(client)) for _ in range(2)]
+            await asyncio.sleep(0)
+            last = [asyncio.ensure_future(client.execute("echo", number)) for number in range(2)]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            for one in gone:
+                one.cancel()
+            await asyncio.wait(gone, timeout=SOON_S)
+            # The last answers for a while: what they free must reach those who still wait.
+            await other.execute("release")
+            await asyncio.wait_for(asyncio.gather(*held, *last), SOON_S)
+
+    with echo_process(run_dirs(), max_in_flight=2) as (endpoint, _):
+        asyncio.run(main(endpoint))
+
+
 # --- cancellation -----------------------------------------------------------------------------
 
 

@@ -70,8 +70,10 @@ class End(NamedTuple):
 def orchestrator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestrator]:
     file = tmp_path_factory.mktemp("programs") / "hanging.py"
     file.write_text(PROGRAMS, encoding="utf-8")
-    general = {"size": 1, "grace_s": GRACE_S, "heartbeat_interval_s": 0.1, "heartbeat_limit_s": LIMIT_S}
-    with Orchestrator(pools=pools(general), faults=True) as orchestrator:
+    beats = {"heartbeat_interval_s": 0.1, "heartbeat_limit_s": LIMIT_S}
+    general = {"size": 1, "grace_s": GRACE_S, **beats, "breaker": None}
+    # What holds workers up here is the same, test after test.
+    with Orchestrator(pools=pools(general), faults=True, limits={"poison_deaths": 0}) as orchestrator:
         with orchestrator.client() as client:
             for name in ("Spin", "Deaf", "Fork"):
                 client.deploy(name.lower(), f"{file}:{name}")

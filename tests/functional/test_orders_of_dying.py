@@ -90,7 +90,9 @@ class House:
 @contextmanager
 def a_house(folder: Path) -> Iterator[House]:
     """Give a coordinator with one worker and an owner; the folder outlives them all."""
-    settings = {"pools": pools({"size": 1, "restart": {"max_restarts": 1000}}), "run_dir": str(folder / "r")}
+    general = {"size": 1, "restart": {"max_restarts": 1000}, "breaker": None}
+    settings: dict[str, Any] = {"pools": pools(general), "run_dir": str(folder / "r")}
+    settings["limits"] = {"poison_deaths": 0}  # the calls that are under way at each death are alike
     with Script(_OWNER, json.dumps({**settings, "data_dir": str(folder / "d")}), TMPDIR=str(folder)) as owner:
         pid, endpoint = owner.said()
         try:

@@ -76,9 +76,9 @@ class Terminal:
 def test_a_terminal_shows_pools_and_workers_and_follows_them(client: Client) -> None:
     with Terminal(client) as terminal:
         wait_until(lambda: "general-1.1" in terminal.read(), SOON_S, "the first look")
-        wait_until(lambda: re.search(r"general +ok +1 +1 +0 +0 +0", terminal.read()), SOON_S, "an idle pool")
+        wait_until(lambda: re.search(r"general +1/1 +0 +0 +0", terminal.read()), SOON_S, "an idle pool")
         future = client.submit("sleep", {"seconds": 1.5})
-        wait_until(lambda: re.search(r"general +ok +1 +1 +1 +0 +1 ", terminal.read()), SOON_S, "the call")
+        wait_until(lambda: re.search(r"general +1/1 +1 +0 +1 ", terminal.read()), SOON_S, "the call")
         wait_until(lambda: "the longest calls" in terminal.read(), SOON_S, "what it runs")
         assert re.search(r"general-1\.1 +sleep +[\d.]+ m?s +0/1 +0 +[\d.]+ m?s", terminal.read())
         assert re.search(r"memory: \d+ % used", terminal.read())

@@ -8,7 +8,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from bridge.protocol import messages as wire
-from pools.core import admission, cancellation, dispatch, fleet, leaving, memory, scaling, settlement
+from pools.core import admission, cancellation, dispatch, fleet, leaving, losses, memory, scaling, settlement
 from pools.core import tables as tables_module
 from pools.core.deadlines import Deadlines
 from pools.core.entries import WorkerEntry
@@ -22,7 +22,7 @@ _release = dispatch.release
 _dispatch = dispatch.dispatch
 _give_back = dispatch.give_back
 _pop_due = Deadlines.pop_due
-_worker_lost = dispatch._worker_lost
+_worker_lost = losses.worker_lost
 _refusal = admission._refusal
 _set_size = scaling.set_size
 _AGES_S: Final = 1e6
@@ -134,8 +134,9 @@ def a_queue_out_of_order() -> Iterator[None]:
 
     def give_back(tables: Any, entry: Any, now: float) -> None:
         _give_back(tables, entry, now)
-        if entry.request_id in entry.pool.queue:
-            entry.pool.queue.move_to_end(entry.request_id)
+        if any(other is entry for other in entry.pool.queue):
+            entry.pool.queue.discard(entry)
+            entry.pool.queue.push(entry)
 
     with patch.object(dispatch, "give_back", give_back):
         yield
@@ -183,17 +184,17 @@ def a_backoff_forgotten() -> Iterator[None]:
 def a_lie_about_execution() -> Iterator[None]:
     """What may have run is said not to have."""
 
-    def worker_lost(worker: Any, signal: Any, cause: str, executed: str) -> Any:
-        return _worker_lost(worker, signal, cause, "no")
+    def worker_lost(worker: Any, reason: Any, cause: str, executed: str) -> Any:
+        return _worker_lost(worker, reason, cause, "no")
 
-    with patch.object(dispatch, "_worker_lost", worker_lost):
+    with patch.object(losses, "worker_lost", worker_lost):
         yield
 
 
 @contextmanager
 def a_death_too_many() -> Iterator[None]:
     """What two workers held as they died is handed to a third."""
-    with patch.object(dispatch, "_MAX_DEATHS", 100):
+    with patch.object(losses, "_MAX_DEATHS", 100):
         yield
 
 
@@ -333,7 +334,7 @@ def a_pause_ignored() -> Iterator[None]:
 
     def deaf(tables: Any, event: MemoryRead, now: float, peer: bytes) -> None:
         on_memory_read(tables, event, now, peer)
-        tables.closed = tables.draining
+        tables.wary = tables.draining
 
     with _handler(MemoryRead, deaf):
         yield

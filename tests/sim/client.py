@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bridge.protocol import messages as wire
+from tests.sim.asks import Ask
 from tests.sim.ledger import Broken, label
 from tests.sim.network import Link
 from tests.sim.noise import Noise
@@ -14,12 +15,16 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
+_PRINCIPALS: Final = ("ann", "ann", "bob", "eve")
+
+
 class Client:
-    """One connection. `answers`: what it has read, by request id."""
+    """One connection. principal: whom it speaks for. `answers`: what it has read, by request id."""
 
     def __init__(self, world: World, number: int) -> None:
         self._world = world
         self.number = number
+        self.principal = _PRINCIPALS[number % len(_PRINCIPALS)]
         self.peer = b"client %d" % number
         noise = Noise(world.seed, f"client {number}")
         self.up = Link(world.clock, noise, self._arrived)
@@ -33,17 +38,24 @@ class Client:
     def _arrived(self, message: Any) -> None:
         self._world.shell.heard_client(self.peer, message)
 
-    def submit(self, work: Work, **fields: Any) -> None:
+    def submit(self, ask: Ask, work: Work) -> None:
         """Send a request under the next id."""
         self._last_id += 1
         self.asked.append(self._last_id)
         self._world.works[self._last_id] = work
-        self.up.send(wire.Request(request_id=self._last_id, **fields))
+        flags = (wire.FLAG_EVENTS if work.events else 0) | (wire.FLAG_IDEMPOTENT if ask.idempotent else 0)
+        self.up.send(
+            wire.Request(
+                request_id=self._last_id, operation=ask.operation, pool=ask.pool, rows=ask.rows,
+                deadline_ms=ask.deadline_ms, priority=ask.priority, flags=flags, idempotency_key=ask.key,
+                payload=ask.payload or b"%d" % self._last_id,
+            )
+        )  # fmt: skip
 
     def submit_as(self, request_id: int) -> None:
         """Send a request under an id that is not the next one."""
         self._world.works.setdefault(request_id, Work())
-        self.up.send(wire.Request(request_id=request_id, operation="fast"))
+        self.up.send(wire.Request(request_id=request_id, operation="fast", payload=b"%d" % request_id))
 
     def cancel(self, which: int, *, force: bool) -> None:
         """Cancel one of the latest requests: 0 is the last."""

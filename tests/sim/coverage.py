@@ -17,6 +17,13 @@ PATHS: Final = (
     "words of a stranger", "log worker_restart_delayed",
     "outcome OK", "outcome error of the attempt", "outcome DEADLINE_EXCEEDED", "outcome CANCELLED",
     "outcome UNAVAILABLE", "outcome WORKER_LOST executed=no", "outcome WORKER_LOST executed=maybe",
+    "CpuRead", "DropLetter", "PardonLetter", "to be resent", "outcome POISON_REQUEST", "outcome OVERLOADED",
+    "attached", "replayed", "handed over", "outcome of its key", "refused as another under its key",
+    "bereaved", "hurried", "did not stop", "outcome CIRCUIT_OPEN",
+    "suspected", "ran alone", "cleared", "quarantined", "refused POISON_REQUEST",
+    "log breaker_opened", "log breaker_half_open", "log breaker_closed", "refused CIRCUIT_OPEN", "fell back",
+    "pushed out", "shed", "log shedding_began", "log shedding_ended", "refused for its principal",
+    "mode degraded", "mode critical", "log mode_changed", "log issue_raised", "log issue_over",
     "refused OVERLOADED", "refused UNAVAILABLE", "refused NOT_FOUND", "refused INVALID_REQUEST", "refused id",
     "cancelled queued/dequeued", "cancelled running/cooperative", "cancelled running/killed", "cancelled finished/none",
 )  # fmt: skip

@@ -6,10 +6,15 @@ from typing import Any, Final
 
 from bridge.protocol import messages as wire
 from pools.core.deadlines import WIDTH_S
+from pools.core.events import ClientGone
+from tests.sim.admissions import Admissions
+from tests.sim.circuits import Circuits
 from tests.sim.hearing import DEATHS
 from tests.sim.kills import Kills
-from tests.sim.ledger import QUEUED, SETTLED, Case, Desk, Ledger, label
+from tests.sim.ledger import QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
+from tests.sim.order import Order
 from tests.sim.step import Step, broken
+from tests.sim.suspects import Suspects
 
 _EPSILON_S: Final = 1e-6
 
@@ -17,11 +22,24 @@ _EPSILON_S: Final = 1e-6
 class Dispatches:
     """Checks each message to a worker, and writes dispatches down."""
 
-    def __init__(self, ledger: Ledger, step: Step, kills: Kills, tables: Any) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        step: Step,
+        kills: Kills,
+        circuits: Circuits,
+        admissions: Admissions,
+        suspects: Suspects,
+        tables: Any,
+    ) -> None:
         self.ledger = ledger
         self.step = step
         self.tables = tables
         self._kills = kills
+        self._circuits = circuits
+        self._admissions = admissions
+        self._suspects = suspects
+        self._order = Order(ledger)
         self._last_epoch = 0
 
     def to_worker(self, peer: bytes, message: Any, now: float) -> None:
@@ -36,7 +54,7 @@ class Dispatches:
                 broken("asks for what is held", f"{kind.__name__} of epoch {message.epoch} at {desk.worker_id}")
             case.told = message.epoch
             self.ledger.seen[f"{kind.__name__} sent"] += 1
-            if kind is wire.Cancel and (case.state == SETTLED or case.cancel == 2):
+            if kind is wire.Cancel and (case.cancel == 2 or (case.state == SETTLED and not self._has_time(case))):
                 self._kills.asked(desk, message.epoch, now)
         elif kind is wire.Stop:
             if not self._kills.meant_to_leave(desk):
@@ -45,14 +63,22 @@ class Dispatches:
         elif kind is wire.Program:
             (desk.programs.add if message.payload else desk.programs.discard)(message.name)
 
+    def _has_time(self, case: Case) -> bool:
+        """Whether a plain cancellation ends what was shared: by the last that wanted it."""
+        event = self.step.event
+        kind = type(event)
+        return case.work is not None and (
+            kind is wire.Bye or kind is ClientGone or (kind is wire.Cancel and not event.force)
+        )
+
     def _check_dispatch(self, desk: Desk, message: wire.Request, now: float) -> None:
         ledger = self.ledger
+        if self.step.asking is not None:
+            self._admissions.accepted(now)  # or else it would have been refused by now
         case = ledger.cases.get(message.request_id)
-        if case is None and self.step.asking is not None and self.step.asking.request_id == message.request_id:
-            case = self.accepted(now)
-        if case is None or case.state != QUEUED:
+        if case is None or case.state not in (QUEUED, WAITING):
             broken("dispatched once at a time", f"{case or label(message.request_id)} to {desk.worker_id}")
-        if case.started:
+        if case.runs > case.resends:
             broken("at most once", f"{case} is dispatched again, to {desk.worker_id}")
         if not desk.takes_work or self.tables.workers[desk.worker_id].stop_wanted:
             broken("dispatched to the living", f"{case} to {desk.worker_id}")
@@ -64,18 +90,20 @@ class Dispatches:
             broken("epochs grow", f"{message.epoch} after {self._last_epoch}")
         self._last_epoch = message.epoch
         self._check_time(case, message, now)
-        queue = ledger.queues[case.pool]
-        if len(queue) > 1 and min(other.rank for other in queue.values()) != case.rank:
-            first = min(queue.values(), key=lambda other: other.rank)
-            broken("first come, first served", f"{case} was dispatched before {first}")
+        event = self.step.event
+        self._order.check(case, new=type(event) is wire.Request and event.request_id == case.request_id)
         pool = ledger.pools[case.pool]
         if desk.pool != case.pool:
             broken("runs in its pool", f"{case} of pool {case.pool} to {desk.worker_id}")
-        if pool.prefetch is not None and desk.held >= pool.slots + pool.prefetch:
+        more = 1 if case.priority == wire.PRIORITY_HIGH else 0
+        if pool.prefetch is not None and desk.held >= pool.slots + pool.prefetch + more:
             broken("within credit", f"{desk.worker_id} holds {desk.held} rows and is given {case}")
         if case.operation in ledger.programs and case.operation not in desk.programs:
             broken("programs come first", f"{desk.worker_id} was not told of {case.operation}")
-        ledger.send_out(case, desk, message.epoch)
+        self._suspects.dispatched(case, desk, message.epoch, now)
+        if case.state == WAITING:
+            self._circuits.accepted(case, now)
+        ledger.send_out(case, desk, message.epoch, now)
         ledger.seen["dispatched"] += 1
 
     def _check_time(self, case: Case, message: wire.Request, now: float) -> None:
@@ -86,25 +114,3 @@ class Dispatches:
             broken("not dispatched after its deadline", f"{case}, {-left_s:.3f} s late")
         if message.deadline_ms is None or abs(message.deadline_ms - left_s * 1000.0) > 1.0:
             broken("deadlines travel", f"{case}: {message.deadline_ms} ms of {left_s:.4f} s")
-
-    def accepted(self, now: float) -> Case | None:
-        """Take in that the fleet accepted the request that the event brings; None if it did not bring one."""
-        case, self.step.asking = self.step.asking, None
-        if case is None:
-            return None
-        ledger = self.ledger
-        if ledger.drain_due is not None:
-            broken("nothing accepted once draining", repr(case))
-        if ledger.memory_paused:
-            broken("nothing accepted while memory is short", repr(case))
-        pool = ledger.pools.get(case.pool)
-        if pool is None:
-            broken("accepted by a pool", f"{case}: {case.pool!r}")
-        queued = ledger.queued_rows[case.pool]
-        if queued and queued + case.rows > pool.max_queue:
-            broken("queues are bounded", f"{case} of {case.rows} rows joins {queued}, limit {pool.max_queue}")
-        if ledger.client_rows[case.peer] + case.rows > ledger.config.client_rows:
-            broken("clients are bounded", repr(case))
-        ledger.accept(case)
-        ledger.seen["accepted"] += 1
-        return case

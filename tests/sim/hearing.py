@@ -9,9 +9,12 @@ from bridge.protocol import messages as wire
 from pools.core.events import (
     ClientConnected,
     ClientGone,
+    CpuRead,
     Drain,
     DrainWorker,
+    DropLetter,
     MemoryRead,
+    PardonLetter,
     ProgramDeployed,
     ProgramRemoved,
     ProtocolBroken,
@@ -20,9 +23,14 @@ from pools.core.events import (
     WorkerDied,
     WorkerExited,
 )
-from tests.sim.ledger import OUT, QUEUED, SETTLED, Case, Ledger
+from tests.sim.admissions import Admissions
+from tests.sim.circuits import Circuits, is_ordered
+from tests.sim.keys import Keys
+from tests.sim.ledger import OUT, SETTLED, Case, Ledger
+from tests.sim.resends import may_be_resent
 from tests.sim.restarts import Restarts
 from tests.sim.step import Step
+from tests.sim.suspects import Suspects
 
 # Workers that may die while they hold a request unstarted; then it is lost.
 DEATHS: Final = 2
@@ -34,10 +42,24 @@ RESUMED_BELOW: Final = 0.85
 class Hearing:
     """Writes down what is heard, and in the step what must follow from it."""
 
-    def __init__(self, ledger: Ledger, step: Step, restarts: Restarts, tables: Any) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        step: Step,
+        restarts: Restarts,
+        circuits: Circuits,
+        suspects: Suspects,
+        keys: Keys,
+        admissions: Admissions,
+        tables: Any,
+    ) -> None:
         self.ledger = ledger
         self.step = step
         self.restarts = restarts
+        self.circuits = circuits
+        self.suspects = suspects
+        self.keys = keys
+        self.admissions = admissions
         self.tables = tables
         self._by_kind: dict[type, Callable[[Any, bytes, float], None]] = {
             wire.Request: self._request,
@@ -58,14 +80,18 @@ class Hearing:
             ProgramRemoved: self._removed,
             Drain: self._drain,
             MemoryRead: self._memory,
+            CpuRead: self._cpu,
             Resize: self._operated,
             Restart: self._operated,
             DrainWorker: self._operated,
+            DropLetter: self._letter_released,
+            PardonLetter: self._letter_released,
         }
 
     def hear(self, event: Any, peer: bytes, now: float) -> None:
         """Take an event into the ledger."""
         self.step.event = event
+        self.ledger.now = now
         kind = type(event)
         self.ledger.seen[kind.__name__] += 1
         write = self._by_kind.get(kind)
@@ -74,6 +100,7 @@ class Hearing:
 
     def _connected(self, event: ClientConnected, peer: bytes, now: float) -> None:
         self.ledger.clients[peer] = event.client_no
+        self.ledger.principals[peer] = event.principal
         self.ledger.last_id[peer] = wire.request_id_base(event.client_no)
 
     def _request(self, message: wire.Request, peer: bytes, now: float) -> None:
@@ -85,6 +112,7 @@ class Hearing:
         if not self.step.bad_id:
             ledger.last_id[peer] = request_id
             self.step.asking = ledger.new_case(message, peer, now)
+            self.admissions.arrived(self.step.asking, now)
 
     def _cancel(self, message: wire.Cancel, peer: bytes, now: float) -> None:
         case = self.ledger.open.get(message.request_id)
@@ -94,7 +122,8 @@ class Hearing:
 
     def _cancel_case(self, case: Case, how: int) -> None:
         case.cancel = max(case.cancel, how)
-        (self.step.must_settle if case.state == QUEUED else self.step.must_tell).append(case)
+        runs_for_itself = case.state == OUT and not case.shares_its_run
+        (self.step.must_tell if runs_for_itself else self.step.must_settle).append(case)
 
     def _gone(self, message: Any, peer: bytes, now: float) -> None:
         if self.ledger.clients.pop(peer, None) is not None:
@@ -109,8 +138,10 @@ class Hearing:
             self.step.must_fence = 1
             return
         desk.take(message.epoch)
+        self.suspects.answered(case)
         if case.state == SETTLED:
             self.step.must_fence = case.rows
+            self.keys.ended(case, message, now)
         else:
             self.step.heard = case
             self.step.must_settle.append(case)
@@ -121,11 +152,14 @@ class Hearing:
             self.step.must_fence = 1
         elif case.state == OUT:
             self._give_back(case)
+        else:
+            self.keys.ended(case, None, now)
 
     def _give_back(self, case: Case) -> None:
         self.ledger.seen["given back"] += 1
         # What comes back in one step keeps its order; what comes back later goes before it.
         self.ledger.enqueue(case, rank=(-self.step.number, case.epoch))
+        case.astray = case.astray or self.suspects.suspects(case.fingerprint, self.ledger.now)
         if case.cancel:
             self.step.must_settle.append(case)
 
@@ -156,21 +190,48 @@ class Hearing:
         if desk.exited:
             return
         desk.dead = desk.exited = True
+        worker = self.tables.workers.get(event.worker_id)
+        lost: list[Case] = []
+        self.suspects.died(desk, worker, now)
         for epoch in sorted(desk.attempts):
             case = desk.take(epoch)
-            if case is None or case.state == SETTLED:
+            if case is None:
+                continue
+            if case.state == SETTLED:
+                heir = self.keys.bereaved(case) if desk.marked(epoch) else None
+                if heir is None:
+                    self.keys.ended(case, None, now)
+                else:
+                    self._inherit(heir, case, event, now)
                 continue
             if desk.marked(epoch):
-                self.step.lost.add(case.request_id)
-                self.step.must_settle.append(case)
+                lost.append(case)
                 continue
             case.deaths += 1
             self._give_back(case)
             if case.deaths >= DEATHS:
                 self.step.must_settle.append(case)
-        worker = self.tables.workers.get(event.worker_id)
+        self._lost(lost, event, worker, now)
         if worker is not None and (self._has_a_place(worker) or self.restarts.is_latest(desk)):
             self.restarts.exited(desk, intended=worker.stop_wanted, now=now)
+
+    def _lost(self, lost: list[Case], event: WorkerExited, worker: Any, now: float) -> None:
+        """Cases had started at a worker that is buried: each is settled, or sent again if it may be; the last first."""
+        killed = worker is not None and bool(worker.kill_why)
+        ordered = worker is not None and is_ordered(worker)
+        for case in reversed(lost):
+            self.step.lost.add(case.request_id)
+            again = may_be_resent(self.ledger, case, event, now)
+            (self.step.may_wait if again else self.step.must_settle).append(case)
+            if not ordered and not (case.cancel and killed):
+                self.circuits.failed(case, now)
+
+    def _inherit(self, heir: Case, case: Case, event: WorkerExited, now: float) -> None:
+        """What a case left behind was lost, and another is to have its resend, if there is to be one."""
+        heir.resends = case.resends
+        if not may_be_resent(self.ledger, heir, event, now):
+            self.step.must_settle.append(heir)
+        self.step.heirs.append((heir, case.resends))
 
     def _has_a_place(self, worker: Any) -> bool:
         """Whether a worker is in service or about to be; what ends one that leaves has no say in the next launch."""
@@ -195,10 +256,19 @@ class Hearing:
                 ledger.bounds[event.pool] = (least, most)
 
     def _memory(self, event: MemoryRead, peer: bytes, now: float) -> None:
+        self.ledger.memory_used = event.used
         if event.used >= PAUSED_FROM:
             self.ledger.memory_paused = True
         elif event.used < RESUMED_BELOW:
             self.ledger.memory_paused = False
+
+    def _cpu(self, event: CpuRead, peer: bytes, now: float) -> None:
+        self.ledger.cpu_used = event.used
+
+    def _letter_released(self, event: DropLetter | PardonLetter, peer: bytes, now: float) -> None:
+        message = self.tables.poison.find(event.letter_id).message
+        fingerprint = message.operation, message.payload, message.lm
+        self.suspects.released(fingerprint, now, pardoned=type(event) is PardonLetter)
 
     def _drain(self, event: Drain, peer: bytes, now: float) -> None:
         due = self.ledger.drain_due

@@ -12,7 +12,7 @@ from tests.sim.story import Story
 from tests.sim.world import START_S, World
 
 # In so many histories all books are checked after every step; in the others when nothing is under way any more.
-BOOKS_EVERY = 64
+BOOKS_EVERY = 128
 _AFTER_S = 0.05
 
 

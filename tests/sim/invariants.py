@@ -1,12 +1,9 @@
 """The invariants of every step, together. Each has a constant name, which `Broken` carries.
 
-An event is first written into the ledger (`hearing`); what the fleet then sends is checked against it (`dispatches`,
-`outcomes`), so is what it has done to processes (`restarts`, `kills`); at last what had to follow is demanded, and the
-books of the step must balance. `quiescence` has the end.
-
-Of order the core promises: one queue for each pool, dispatched in the order of acceptance; what a worker gives back, or
-held unstarted as it died, goes before all that waits. So a client's requests to one pool leave in the order it sent
-them in.
+An event is first written into the ledger (`hearing`); what the fleet then sends is checked against it (`admissions`,
+`dispatches`, `outcomes`), so is what it has done to processes (`restarts`, `kills`); at last what had to follow is
+demanded, and the books of the step must balance. What has rules of its own is modelled beside: `order` of queues,
+`resends`, `keys`, `suspects`, breakers (`circuits`), `sizes`, `modes`. `quiescence` has the end.
 """
 
 from __future__ import annotations
@@ -18,14 +15,19 @@ from bridge.protocol import messages as wire
 from pools.core.deadlines import WIDTH_S
 from pools.core.events import Launch, MemoryRead, Tick
 from pools.core.progress import running
+from tests.sim.admissions import Admissions
+from tests.sim.circuits import Circuits
 from tests.sim.dispatches import Dispatches
 from tests.sim.hearing import Hearing
+from tests.sim.keys import Keys
 from tests.sim.kills import Kills
-from tests.sim.ledger import OPERATIONS, SETTLED, Desk, Ledger
+from tests.sim.ledger import OPERATIONS, QUEUED, SETTLED, WAITING, Desk, Ledger
+from tests.sim.modes import Modes
 from tests.sim.outcomes import Outcomes, desk_of
 from tests.sim.restarts import Restarts
 from tests.sim.sizes import Sizes
 from tests.sim.step import Step, broken
+from tests.sim.suspects import Suspects
 
 # A bucket's end and a deadline plus its width are not the same sum.
 _ROUNDING_S: Final = 1e-9
@@ -40,9 +42,15 @@ class Auditor:
         self.step = Step()
         self.restarts = Restarts(ledger)
         self.kills = Kills(ledger, tables, has_unread)
-        self._hearing = Hearing(ledger, self.step, self.restarts, tables)
-        self._dispatches = Dispatches(ledger, self.step, self.kills, tables)
-        self._outcomes = Outcomes(ledger, self.step, tables)
+        self._circuits = circuits = Circuits(ledger, tables)
+        self._suspects = suspects = Suspects(ledger)
+        self._keys = keys = Keys(ledger, self.step, circuits, suspects)
+        self._modes = Modes(ledger, tables)
+        admissions = Admissions(ledger, self.step, circuits, suspects, keys, self._modes, tables)
+        self._hearing = Hearing(ledger, self.step, self.restarts, circuits, suspects, keys, admissions, tables)
+        self._dispatches = Dispatches(ledger, self.step, self.kills, circuits, admissions, suspects, tables)
+        self._outcomes = Outcomes(ledger, self.step, circuits, admissions, keys, suspects, self.kills, tables)
+        self._accepted = admissions.accepted
         self._sizes = Sizes(ledger, tables)
         self._fenced = 0
         # One call each: they run at every event and for every message.
@@ -53,6 +61,12 @@ class Auditor:
         self.kill = self.kills.kill
         self.dump = self.kills.dump
 
+    def audit(self, now: float) -> None:
+        """Compare what the fleet keeps beside its requests with what it should."""
+        self._circuits.audit()
+        self._suspects.audit(self.tables, now)
+        self._keys.audit(self.tables)
+
     def launch(self, effect: Launch, now: float) -> None:
         """Check a launch."""
         self.ledger.seen["Launch"] += 1
@@ -61,42 +75,73 @@ class Auditor:
 
     def after(self, event: Any, peer: bytes, now: float) -> None:
         """Demand what had to follow from the event, and that the books of the step balance."""
-        self.step.number += 1
-        if self.step.bad_id or self.step.invalid:
+        step = self.step
+        step.number += 1
+        if step.bad_id or step.invalid:
             self._after_bad_id(event)
-        if self.step.asking is not None and self._dispatches.accepted(now) is None:
+        if step.asking is not None and self._accepted(now) is None:
             broken("asked and answered", repr(event))
-        if self.step.must_settle:
-            for case in self.step.must_settle:
+        if step.may_wait:
+            for case in step.may_wait:
+                if case.state != SETTLED:
+                    self.ledger.wait(case, now)
+                    self.ledger.seen["to be resent"] += 1
+            step.may_wait.clear()
+        if step.heirs:
+            for case, resends in step.heirs:
+                if case.state != SETTLED:
+                    self.ledger.succeed(case, resends)
+            step.heirs.clear()
+        if step.must_settle:
+            for case in step.must_settle:
                 if case.state != SETTLED:
                     broken("settled when it is over", f"{case} after {type(event).__name__}")
-            self.step.must_settle.clear()
-        if self.step.must_answer:
-            for case in self.step.must_answer:
+            step.must_settle.clear()
+        if step.must_answer:
+            for case in step.must_answer:
                 if not case.answered_cancel:
                     broken("cancellations are answered", f"{case} settled without a word of its cancellation")
-            self.step.must_answer.clear()
-        if self.step.must_tell:
-            for case in self.step.must_tell:
+            step.must_answer.clear()
+        if step.must_tell:
+            for case in step.must_tell:
                 desk = desk_of(case)
                 if case.epoch in desk.attempts and case.told != case.epoch:
                     broken("workers are told", f"{case} at {desk.worker_id} after {type(event).__name__}")
-            self.step.must_tell.clear()
+            step.must_tell.clear()
         fenced = self.tables.fenced - self._fenced
-        if fenced != self.step.must_fence:
-            broken("late replies are fenced", f"{fenced} rows instead of {self.step.must_fence} at {event}")
+        if fenced != step.must_fence:
+            broken("late replies are fenced", f"{fenced} rows instead of {step.must_fence} at {event}")
         self._fenced += fenced
-        self.step.must_fence = 0
-        self.step.heard = None
-        self.step.lost.clear()
-        if type(event) is Tick:
+        step.must_fence = 0
+        step.heard = None
+        if step.lost:
+            step.lost.clear()
+        if step.pushed_out:
+            step.pushed_out.clear()
+        kind = type(event)
+        if kind is Tick:
+            self._outcomes.heed_the_deaf(now)
             self._after_tick(now)
-        elif type(event) is wire.Heartbeat:
+        elif kind is wire.Heartbeat:
             self._check_progress(peer, now)
-        elif type(event) is MemoryRead and self.tables.memory_paused != self.ledger.memory_paused:
+        elif kind is MemoryRead and self.tables.memory_paused != self.ledger.memory_paused:
             broken("admission pauses and resumes", f"at {event}: paused={self.tables.memory_paused}")
+        if self._circuits.opened or step.must_be_open:
+            self._check_refused(now)
         self._sizes.after(event, now)
         self._check_step()
+
+    def _check_refused(self, now: float) -> None:
+        """Where a breaker has just opened, nothing waits that no worker has had; and nowhere else is that refused."""
+        for case in self.step.must_be_open:
+            if not self._circuits.refuses(case, now):
+                broken("outcome CIRCUIT_OPEN is earned", f"{case}: no breaker is open")
+        self.step.must_be_open.clear()
+        for name, operation in self._circuits.opened:
+            for case in self.ledger.queues[name].values():
+                if operation in ("", case.operation) and not (case.epoch or case.astray):
+                    broken("an open breaker refuses what waits", repr(case))
+        self._circuits.opened.clear()
 
     def _after_bad_id(self, event: Any) -> None:
         if self.step.bad_id != self.step.invalid:
@@ -106,6 +151,10 @@ class Auditor:
 
     def _after_tick(self, now: float) -> None:
         ledger = self.ledger
+        self._modes.ticked(now)
+        for case in ledger.open.values() if any(ledger.waiting.values()) else ():
+            if case.state == WAITING and self.tables.requests[case.request_id].state == QUEUED:
+                self._circuits.accepted(case, now)  # its pause is over
         for case in ledger.open.values():
             if case.deadline is not None and now > case.deadline + WIDTH_S + _ROUNDING_S:
                 broken("settled at its deadline", f"{case}, {now - case.deadline:.3f} s late")
@@ -150,5 +199,7 @@ class Auditor:
         credit = pool.slots + (pool.prefetch or 0)
         for worker in self.tables.workers.values():
             desk = self.ledger.desks[worker.worker_id]
-            if desk.pool == name and desk.takes_work and not worker.stop_wanted and desk.held < credit:
+            if worker.reserved or worker.stop_wanted:
+                continue  # it waits for a suspect, or leaves
+            if desk.pool == name and desk.takes_work and desk.held < credit:
                 broken("no idle worker beside a queue", f"{desk.worker_id} holds {desk.held} of {credit}")

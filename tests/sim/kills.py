@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pools.core.tables import LATE_S
-from tests.sim.ledger import Desk, Ledger
+from tests.sim.ledger import Case, Desk, Ledger
 from tests.sim.step import broken
 
 # A kill comes at the first tick after the grace period, and may be announced a moment before.
@@ -22,10 +22,21 @@ class Kills:
         self.tables = tables
         self._has_unread = has_unread
         self._stops: list[tuple[float, Desk, int]] = []
+        self._unheard: list[tuple[float, Desk, int]] = []
 
     def asked(self, desk: Desk, epoch: int, now: float) -> None:
         """A worker was asked to stop an attempt that nobody waits for, or that is cancelled by force."""
-        self._stops.append((now + self.ledger.pools[desk.pool].grace_s, desk, epoch))
+        stop = now + self.ledger.pools[desk.pool].grace_s, desk, epoch
+        self._stops.append(stop)
+        self._unheard.append(stop)
+
+    def deaf(self, now: float) -> list[Case]:
+        """Return the cases whose grace period is over, and whose worker still holds them; each is returned once."""
+        over = [stop for stop in self._unheard if stop[0] <= now] if self._unheard else []
+        if not over:
+            return []
+        self._unheard = [stop for stop in self._unheard if stop[0] > now]
+        return [desk.attempts[epoch] for _, desk, epoch in over if epoch in desk.attempts and not desk.exited]
 
     def dump(self, worker_id: str, now: float) -> None:
         """Check the announcement of a kill: the stacks are written first."""
@@ -48,6 +59,7 @@ class Kills:
         if not (overdue or silent or desk.broken or self.meant_to_leave(desk)):
             broken("killed for cause", f"{desk.worker_id}: {why}")
         desk.killed = True
+        desk.killed_at = now
 
     def _is_overdue(self, due: float, desk: Desk, epoch: int, now: float) -> bool:
         """Whether an attempt should have ended. One whose end has been told for a while, and was not read, has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig, PoolConfig
@@ -13,12 +13,19 @@ from pools.core.events import DrainWorker, Resize, Restart
 # States of a case.
 NEW: Final = "new"  # arrived; the fleet has not said anything yet
 QUEUED: Final = "queued"
+WAITING: Final = "waiting"  # for its resend
+FOLLOWING: Final = "following"  # another with its key
 OUT: Final = "out"
 SETTLED: Final = "settled"
-
+# A pool, a class, a principal: what waits in one lane is served in order.
+Lane = tuple[str, int, str]
 
 # What operators ask for: refused by an error where it makes no sense.
 OPERATIONS: Final = frozenset((Resize, DrainWorker, Restart))
+
+
+# What has waited longer than so long as it is dispatched has waited.
+_LONG_S: Final = 0.1
 
 
 class Broken(Exception):
@@ -33,37 +40,75 @@ class Broken(Exception):
 class Case:
     """One request.
 
-    came_at: when the fleet heard of it. rank: its place in its pool's queue, lowest first. started: user code ran.
-    deaths: workers that died holding it unstarted. told: the last epoch whose worker was asked to give it back or to
-    stop.
+    came_at: when the fleet heard of it. sent_at, lost_at: when it was dispatched, and lost, last.
+    fingerprint: equal in requests for the same work. elsewhere: it runs in the place of what was asked for.
+    rank: its place in its lane, lowest first. astray: it was under suspicion, so that it has no place in a lane.
+    runs: how often user code ran. resends: how often it may run again because it was lost. deaths: workers that died
+    holding it unstarted. told: the last epoch whose worker was asked to give it back or to stop.
+    name, digest: of its key, and of what that must stand for. work: what it shares with others of its key. due: the
+    outcome that it is to have of them. expired: it was out of time while it was out. blamed: that counted as a failure.
     """
 
     __slots__ = (
-        "answered_cancel", "came_at", "cancel", "client_asked", "deadline", "deaths", "desk", "epoch", "flags",
-        "operation", "peer", "pool", "rank", "request_id", "rows", "started", "state", "told",
+        "answered_cancel", "astray", "blamed", "came_at", "cancel", "client_asked", "deadline", "deadline_ms", "deaths",
+        "desk", "digest", "due", "elsewhere", "epoch", "expired", "fingerprint", "flags", "key", "lost_at", "name",
+        "operation", "peer", "pool", "principal", "priority", "rank", "request_id", "resends", "rows", "runs",
+        "sent_at", "state", "told", "work",
     )  # fmt: skip
 
-    def __init__(
-        self, message: wire.Request, peer: bytes, pool: str, deadline: float | None, number: int, now: float
-    ) -> None:
+    def __init__(self, message: wire.Request, peer: bytes, principal: str, pool: str, number: int, now: float) -> None:
         self.came_at = now
         self.request_id = message.request_id
         self.operation = message.operation
         self.rows = message.rows
         self.flags = message.flags
         self.peer = peer
+        self.principal = principal
+        self.priority = message.priority
+        self.key = message.idempotency_key
+        self.fingerprint = (message.operation, message.payload, message.lm)
+        self.name = (principal, message.operation, message.idempotency_key)
+        self.digest = (pool, message.lm, message.rows, message.payload)
+        self.work: Any = None
+        self.due: tuple[int, bytes | None, bool] | None = None
+        self.astray = self.expired = self.blamed = False
         self.pool = pool
-        self.deadline = deadline
+        self.deadline_ms = message.deadline_ms
+        self.deadline: float | None = None
+        self.elsewhere = False
         self.rank = (0, number)
         self.state = NEW
         self.desk: Desk | None = None
         self.epoch = 0
-        self.started = False
+        self.runs = 0
+        self.resends = 0
+        self.sent_at = 0.0
+        self.lost_at = 0.0
         self.deaths = 0
         self.cancel = 0
         self.client_asked = False
         self.answered_cancel = False
         self.told = 0
+
+    def go_elsewhere(self, pool: str, operation: str) -> None:
+        """Run as another operation, or in another pool, than was asked for."""
+        self.pool, self.operation, self.elsewhere = pool, operation, True
+        self.fingerprint = (operation, *self.fingerprint[1:])
+
+    @property
+    def lane(self) -> Lane:
+        """Its pool, class and principal: requests of one lane are served in order."""
+        return self.pool, self.priority, self.principal
+
+    @property
+    def shares_its_run(self) -> bool:
+        """Whether others wait for the outcome of its attempt."""
+        return self.work is not None and self.work.runner is self and bool(self.work.followers)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may run again after it was lost."""
+        return bool(self.flags & wire.FLAG_IDEMPOTENT) or bool(self.key)
 
     def __repr__(self) -> str:
         return f"request {label(self.request_id)} ({self.operation}, {self.state})"
@@ -72,12 +117,13 @@ class Case:
 class Desk:
     """One worker's life as the coordinator could know it, and its started-slots page.
 
-    attempts: what it was sent and has not answered, as far as its answers have come through.
+    attempts: what it was sent and has not answered, as far as its answers have come through. alone: the epoch of the
+    latest that runs, or ran, alone here.
     """
 
     __slots__ = (
-        "attempts", "broken", "dead", "exited", "held", "killed", "last_heard", "launched_at", "page", "peer", "pool",
-        "programs", "ready", "stopping", "worker_id",
+        "alone", "attempts", "broken", "dead", "exited", "held", "killed", "killed_at", "last_heard", "launched_at",
+        "page", "peer", "pool", "programs", "ready", "stopping", "worker_id",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, now: float) -> None:
@@ -86,6 +132,7 @@ class Desk:
         self.peer = b"worker " + worker_id.encode()
         self.page = [0] * SLOT_WORDS
         self.attempts: dict[int, Case] = {}
+        self.alone = 0
         self.held = 0
         self.programs: set[str] = set()
         self.ready = False
@@ -94,6 +141,7 @@ class Desk:
         self.stopping = False
         self.broken = False
         self.killed = False
+        self.killed_at = 0.0
         self.launched_at = now
         self.last_heard = now
 
@@ -128,14 +176,27 @@ class Ledger:
         self.open: dict[int, Case] = {}
         self.queues: dict[str, dict[int, Case]] = {name: {} for name in self.pools}
         self.queued_rows = dict.fromkeys(self.pools, 0)
+        self.lanes: Counter[Lane] = Counter()  # cases in queues, by pool and lane
+        self.waiting = dict.fromkeys(self.pools, 0)  # cases that wait for their resend, or did and are queued for it
+        self.now = 0.0  # of the event that was heard last
+        self.following = dict.fromkeys(self.pools, 0)  # rows that wait for another's outcome: they take no room
+        self.fresh_at: dict[Lane, float] = {}  # when a lane was empty last, or gave what had not waited
+        # The largest message by pool and class, since the pool's queue was empty.
+        self.turns: dict[str, dict[int, int]] = {name: {} for name in self.pools}
+        self.emptied: list[Lane] = []  # lanes that had no case for a moment
         self.desks: dict[str, Desk] = {}
         self.by_peer: dict[bytes, Desk] = {}
         self.clients: dict[bytes, int] = {}  # connected: client_no
+        self.principals: dict[bytes, str] = {}
         self.last_id: dict[bytes, int] = {}
         self.client_rows: Counter[bytes] = Counter()
+        self.principal_rows: Counter[str] = Counter()
+        self.accepted_rows = dict.fromkeys(self.pools, 0)
+        self.resent = dict.fromkeys(self.pools, 0)
         self.programs: dict[str, str] = {}
         self.bounds = {pool.name: (pool.size, pool.max_size or pool.size) for pool in config.pools}
         self.memory_paused = False
+        self.memory_used = self.cpu_used = 0.0
         # Workers may be told to leave.
         self.operated = any(pool.max_requests or pool.memory_limit_mb or pool.max_size for pool in config.pools)
         self.drained_one = False
@@ -156,19 +217,31 @@ class Ledger:
         return message.pool or self.programs.get(message.operation) or self.config.home_of(message.operation)
 
     def new_case(self, message: wire.Request, peer: bytes, now: float) -> Case:
-        name = self.home(message)
-        pool = self.pools.get(name)
-        deadline_ms = message.deadline_ms
-        if deadline_ms is None and pool is not None and pool.default_deadline_s is not None:
-            deadline_ms = pool.default_deadline_s * 1000.0
-        deadline = None if deadline_ms is None else now + deadline_ms / 1000.0
-        return Case(message, peer, name, deadline, self.next_number(), now)
+        case = Case(message, peer, self.principals[peer], self.home(message), self.next_number(), now)
+        self.set_deadline(case)
+        return case
+
+    def set_deadline(self, case: Case) -> None:
+        """Give a case its deadline: its own, or that of the pool where it runs."""
+        pool, deadline_ms = self.pools.get(case.pool), case.deadline_ms
+        if deadline_ms is not None:
+            case.deadline = case.came_at + deadline_ms / 1000.0
+        elif pool is not None and pool.default_deadline_s is not None:
+            case.deadline = case.came_at + pool.default_deadline_s
+        else:
+            case.deadline = None
+
+    def taken_rows(self, pool: str) -> int:
+        """Return the rows that take room in a pool's queue."""
+        return self.queued_rows[pool] - self.following[pool]
 
     # --- the moves of a case ------------------------------------------------------------------------
 
     def accept(self, case: Case) -> None:
         self.cases[case.request_id] = self.open[case.request_id] = case
         self.client_rows[case.peer] += case.rows
+        self.principal_rows[case.principal] += case.rows
+        self.accepted_rows[case.pool] += case.rows
         self.enqueue(case)
 
     def enqueue(self, case: Case, rank: tuple[int, int] | None = None) -> None:
@@ -178,15 +251,68 @@ class Ledger:
         if rank is not None:
             case.rank = rank
         self.queues[case.pool][case.request_id] = case
+        self.lanes[case.lane] += 1
+        if case.rows > self.turns[case.pool].get(case.priority, 1):
+            self.turns[case.pool][case.priority] = case.rows
         self.queued_rows[case.pool] += case.rows
 
     def _dequeue(self, case: Case) -> None:
         del self.queues[case.pool][case.request_id]
+        self.lanes[case.lane] -= 1
+        if not self.lanes[case.lane]:
+            self.emptied.append(case.lane)
+            self.fresh_at[case.lane] = self.now
+            if not self.queues[case.pool] and not self.waiting[case.pool]:
+                self.turns[case.pool].clear()
         self.queued_rows[case.pool] -= case.rows
 
-    def send_out(self, case: Case, desk: Desk, epoch: int) -> None:
+    def follow(self, case: Case) -> None:
+        """Take a case out of its queue: it waits for another's outcome."""
         self._dequeue(case)
+        self.queued_rows[case.pool] += case.rows
+        self.following[case.pool] += case.rows
+        case.state = FOLLOWING
+
+    def take_up(self, case: Case, rank: tuple[int, int]) -> None:
+        """Put a case that followed another into its queue again."""
+        self.queued_rows[case.pool] -= case.rows
+        self.following[case.pool] -= case.rows
+        self.enqueue(case, rank)
+
+    def hurry(self, case: Case, priority: int) -> None:
+        """A case that waits is of a higher class from now on, the last there."""
+        if case.state == QUEUED:
+            self._dequeue(case)
+            case.priority = priority
+            self.enqueue(case, (0, self.next_number()))
+        case.priority = priority
+
+    def succeed(self, case: Case, resends: int) -> None:
+        """A case that followed another waits for the resend of what was lost."""
+        self.following[case.pool] -= case.rows
+        self.queued_rows[case.pool] -= case.rows
+        case.resends = resends
+        self.wait(case, self.now)
+
+    def wait(self, case: Case, now: float) -> None:
+        """A case that was lost is to be sent again, a while later: it waits beside its queue."""
+        case.state = WAITING
+        self.waiting[case.pool] += 1
+        case.lost_at = now
+        case.resends += 1
+        self.resent[case.pool] += case.rows
+        self.queued_rows[case.pool] += case.rows
+
+    def send_out(self, case: Case, desk: Desk, epoch: int, now: float) -> None:
+        if case.state == QUEUED:
+            self._dequeue(case)
+            if now - case.came_at <= _LONG_S:
+                self.fresh_at[case.lane] = now
+        else:
+            self.queued_rows[case.pool] -= case.rows
+            self.waiting[case.pool] -= 1
         case.state = OUT
+        case.sent_at = now
         case.desk = desk
         case.epoch = epoch
         desk.attempts[epoch] = case
@@ -196,19 +322,28 @@ class Ledger:
         """A settled case stays on its worker's desk until the worker answers or dies."""
         if case.state == QUEUED:
             self._dequeue(case)
+        elif case.state in (WAITING, FOLLOWING):
+            self.queued_rows[case.pool] -= case.rows
+            if case.state == WAITING:
+                self.waiting[case.pool] -= 1
+            else:
+                self.following[case.pool] -= case.rows
         case.state = SETTLED
         del self.open[case.request_id]
         self.client_rows[case.peer] -= case.rows
+        self.principal_rows[case.principal] -= case.rows
 
     def ran(self, desk: Desk, request: wire.Request) -> None:
-        """User code of an attempt starts at a worker: the promise is that this happens at most once."""
+        """User code of an attempt starts at a worker: at most once, but for a resend of what was lost."""
         case = self.cases[request.request_id]
         word = request.epoch % SLOT_WORDS
         if desk.page[word] < request.epoch:
             desk.page[word] = request.epoch
-        if case.started:
-            raise Broken("at most once", f"{case} ran a second time, at {desk.worker_id}")
-        case.started = True
+        if case.runs > case.resends:
+            raise Broken("at most once", f"{case} ran once more, at {desk.worker_id}, after {case.resends} resends")
+        case.runs += 1
+        if case.work is not None:
+            case.work.ran(case, desk, request.epoch)
 
 
 def label(request_id: int) -> str:

@@ -4,37 +4,36 @@ nothing, so that any move can be left out of a history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig
 from pools.core.events import (
+    CpuRead,
     Drain,
     DrainWorker,
+    DropLetter,
     Exited,
     MemoryRead,
+    PardonLetter,
     ProgramDeployed,
     ProgramRemoved,
     Resize,
     Restart,
     Signalled,
 )
+from tests.sim.asks import POISON, PROGRAM, Ask, draw_ask
+from tests.sim.noise import pick
 from tests.sim.worker import SIGKILL, Process, Work
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-T = TypeVar("T")
-
 CLIENTS: Final = 4
-PROGRAM: Final = "qa"
-_ENDINGS: Final = ("ok",) * 12 + ("error", "hang", "hang", "deaf", "crash", "crash", "last words", "twice")
-_RUNS_S: Final = (0.0001, 0.0001, 0.002, 0.008, 0.03, 0.03, 0.2, 1.5)
-_DEADLINES_MS: Final = (None, None, None, None, 8.0, 40.0, 40.0, 300.0, 2000.0)
-_ROWS: Final = (1, 1, 1, 1, 1, 2, 5)
-_MEMORY: Final = (0.5, 0.5, 0.84, 0.85, 0.87, 0.9, 0.93, 0.99)
+_MEMORY: Final = (0.5, 0.84, 0.85, 0.87, 0.9, 0.93, 0.99, 0.99)
+_CPU: Final = (0.1, 0.5, 0.75, 0.95, 0.95)
 _CURSES: Final = ("boot failed", "boot failed", "exits", "launch failed", "hangs", "mute")
 
 
@@ -59,36 +58,18 @@ class MoveKind(NamedTuple):
     text: str
 
 
-def pick(random: Random, choices: Sequence[T]) -> T:
-    """Return one of the choices."""
-    return choices[int(random.random() * len(choices))]
-
-
 # --- clients ----------------------------------------------------------------------------------------
 
 
 def _draw_submit(random: Random, config: FleetConfig) -> tuple[Any, ...]:
-    operation = pick(random, ("fast", "fast", "fast", "slow", "slow", "slow", PROGRAM, "echo", "dspool.stats"))
-    inline = operation == "echo"
-    ending = pick(random, _ENDINGS)
-    run_s = pick(random, _RUNS_S)
-    work = Work(
-        0.0001 if operation == "fast" and ending == "ok" else run_s, "ok" if inline else ending, inline,
-        events=random.random() < 0.1,
-    )  # fmt: skip
-    fields = (pick(random, ("", "", "", config.pools[-1].name)), pick(random, _ROWS), pick(random, _DEADLINES_MS))
-    if random.random() < 0.03:
-        fields = (pick(random, ("nowhere", "")), pick(random, (0, 1, 5000)), pick(random, (-1.0, float("nan"), 50.0)))
-    return (_client(random), operation, *fields, work)
+    ask, work = draw_ask(random, config)
+    return _client(random), ask, work
 
 
-def _submit(
-    world: World, number: int, operation: str, pool: str, rows: int, deadline_ms: float | None, work: Work
-) -> None:
+def _submit(world: World, number: int, ask: Ask, work: Work) -> None:
     client = world.client(number)
     if client is not None:
-        flags = wire.FLAG_EVENTS if work.events else 0
-        client.submit(work, operation=operation, pool=pool, rows=rows, deadline_ms=deadline_ms, flags=flags)
+        client.submit(ask, work)
 
 
 def _client(random: Random) -> int:
@@ -107,11 +88,36 @@ def _burst(world: World, count: int, *request: Any) -> None:
 
 def _jam(world: World, count: int) -> None:
     for _ in range(count):
-        _submit(world, 1, "slow", "", 1, None, Work(0.1, "hang"))
+        _submit(world, 1, Ask("slow"), Work(0.1, "hang"))
+
+
+def _plague(world: World, count: int, after_s: float) -> None:
+    for _ in range(count):
+        _submit(world, 2, Ask("slow", payload=POISON), Work(after_s, "crash"))
+    _submit(world, 2, Ask("slow"), Work(0.2))
+
+
+def _chorus(world: World, count: int, run_s: float, ending: str, deadline_ms: float | None) -> None:
+    for n in range(count):
+        ask = Ask("slow", key="k", payload=b"a", deadline_ms=None if n else deadline_ms)
+        _submit(world, 4 if n % 2 else 1, ask, Work(run_s, "ok" if n else ending))
+
+
+def _hurry(world: World, count: int, run_s: float) -> None:
+    for _ in range(count):
+        _submit(world, 3, Ask("slow"), Work(run_s))
+    for priority in (wire.PRIORITY_LOW, wire.PRIORITY_HIGH):
+        _submit(world, 1, Ask("slow", key="l", payload=b"a", priority=priority), Work(run_s))
+
+
+def _siege(world: World, count: int) -> None:
+    for priority in (wire.PRIORITY_NORMAL, wire.PRIORITY_LOW):
+        for _ in range(count):
+            _submit(world, 3, Ask("slow", priority=priority), Work(0.1, "hang"))
 
 
 def _doze(world: World, for_s: float) -> None:
-    _submit(world, 1, "slow", "", 1, 40.0, Work(0.1, "late"))
+    _submit(world, 1, Ask("slow", deadline_ms=40.0), Work(0.1, "late"))
     world.clock.after(0.07, _stall, world, for_s)
 
 
@@ -173,8 +179,8 @@ def _on_process(what: Callable[..., object]) -> Callable[..., None]:
     return make
 
 
-def _kill(world: World, process: Process, silently: bool) -> None:
-    process.die(Signalled(SIGKILL), silently=silently)
+def _kill(world: World, process: Process, how: str) -> None:
+    process.die(Signalled(SIGKILL, how == "out of memory"), silently=how == "silently")
 
 
 def _exit(world: World, process: Process, code: int) -> None:
@@ -218,6 +224,16 @@ def _restart(world: World, target: str, grace_s: float | None) -> None:
     world.shell.look(world.shell.step, Restart(process.desk.worker_id if process is not None else target, grace_s))
 
 
+def _letter(world: World, pardoned: bool) -> None:
+    world.shell.look(_release_letter, world, pardoned)
+
+
+def _release_letter(world: World, pardoned: bool) -> None:
+    letter = next(iter(world.fleet._tables.poison.letters.values()), None)
+    if letter is not None:
+        world.shell.step((PardonLetter if pardoned else DropLetter)(letter.letter_id))
+
+
 # --- the rest ---------------------------------------------------------------------------------------
 
 
@@ -227,6 +243,10 @@ def _leak(world: World, process: Process) -> None:
 
 def _read_memory(world: World, used: float) -> None:
     world.shell.look(world.shell.step, MemoryRead(used))
+
+
+def _read_cpu(world: World, used: float) -> None:
+    world.shell.look(world.shell.step, CpuRead(used))
 
 
 def _stall(world: World, for_s: float) -> None:
@@ -247,9 +267,9 @@ def _drain(world: World, budget_s: float) -> None:
 
 
 MOVES: Final[dict[str, MoveKind]] = {
-    "submit": MoveKind(100, _draw_submit, _submit, "client {0}: {1} pool={2!r} rows={3} deadline_ms={4} {5}"),
-    "burst": MoveKind(10, _draw_burst, _burst, "{0} times client {1}: {2} pool={3!r} rows={4} deadline_ms={5} {6}"),
-    "crowd": MoveKind(2, _draw_crowd, _crowd, "{0} more clients: {1} pool={2!r} rows={3} deadline_ms={4} {5}"),
+    "submit": MoveKind(100, _draw_submit, _submit, "client {0}: {1}, {2}"),
+    "burst": MoveKind(10, _draw_burst, _burst, "{0} times client {1}: {2}, {3}"),
+    "crowd": MoveKind(2, _draw_crowd, _crowd, "{0} more clients: {1}, {2}"),
     "slow": MoveKind(
         2, lambda random, _: (_client(random), pick(random, (0.05, 1.0))), _slow, "client {0} reads {1} s late"
     ),
@@ -273,9 +293,12 @@ MOVES: Final[dict[str, MoveKind]] = {
     ),
     "kill": MoveKind(
         12,
-        lambda random, config: (_place(random, config), random.random() < 0.3),
+        lambda random, config: (
+            _place(random, config),
+            pick(random, ("killed", "killed", "silently", "out of memory")),
+        ),
         _on_process(_kill),
-        "{0} silently={1}",
+        "{0} {1}",
     ),
     "exit": MoveKind(
         3, lambda random, config: (_place(random, config), pick(random, (0, 1))), _on_process(_exit), "{0} code {1}"
@@ -324,12 +347,45 @@ MOVES: Final[dict[str, MoveKind]] = {
         _doze,
         "client 1 sends a request that ends too late, while the coordinator stands still for {0} s",
     ),
-    "memory": MoveKind(6, lambda random, _: (pick(random, _MEMORY),), _read_memory, "{0} of it is used"),
+    "memory": MoveKind(8, lambda random, _: (pick(random, _MEMORY),), _read_memory, "{0} of it is used"),
+    "cpu": MoveKind(3, lambda random, _: (pick(random, _CPU),), _read_cpu, "{0} of the processors is used"),
     "leak": MoveKind(2, lambda random, config: (_place(random, config),), _on_process(_leak), "{0} takes 64 MiB"),
     "jam": MoveKind(
         2, lambda random, _: (2 + int(random.random() * 8),), _jam, "client 1 sends {0} requests that hang"
     ),
+    "plague": MoveKind(
+        3,
+        lambda random, _: (2 + int(random.random() * 5), pick(random, (0.002, 0.1))),
+        _plague,
+        "client 2 sends {0} requests that kill, after {1} s, and one that does not",
+    ),
+    "chorus": MoveKind(
+        4,
+        lambda random, _: (
+            2 + int(random.random() * 4),
+            pick(random, (0.002, 0.1)),
+            pick(random, ("ok", "ok", "deaf")),
+            pick(random, (None, 40.0)),
+        ),
+        _chorus,
+        "clients 1 and 4 send {0} requests with one key, {1} s of work, the first ends {2}, deadline_ms={3}",
+    ),
+    "hurry": MoveKind(
+        2,
+        lambda random, _: (6 + int(random.random() * 6), pick(random, (0.03, 0.2))),
+        _hurry,
+        "client 3 sends {0} requests, {1} s of work, client 1 one of low priority, and the same of high priority",
+    ),
+    "siege": MoveKind(
+        4,
+        lambda random, _: (2 + int(random.random() * 4),),
+        _siege,
+        "client 3 sends {0} requests that hang, and as many of low priority",
+    ),
     "deploy": MoveKind(3, lambda random, config: (pick(random, config.pools).name,), _deploy, "program qa to pool {0}"),
     "undeploy": MoveKind(1, lambda random, _: (), _undeploy, "program qa"),
+    "letter": MoveKind(
+        7, lambda random, _: (random.random() < 0.5,), _letter, "the oldest dead letter leaves, pardoned={0}"
+    ),
     "drain": MoveKind(1, lambda random, _: (pick(random, (0.0, 0.02, 0.5, 5.0)),), _drain, "within {0} s"),
 }

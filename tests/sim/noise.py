@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 import zlib
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 _SIZE: Final = 4096
 _STEP: Final = 1597
@@ -26,3 +29,8 @@ class Noise:
         """Return the next number."""
         self._at += _STEP
         return _TABLE[self._at % _SIZE]
+
+
+def pick(source: random.Random, choices: Sequence[T]) -> T:
+    """Return one of the choices."""
+    return choices[int(source.random() * len(choices))]

@@ -32,6 +32,9 @@ class Books:
     def now(self) -> float:
         return self._world.clock.now
 
+    def queued(self, name: str) -> list[int]:
+        return [entry.request_id for entry in self.tables.pools[name].queue]
+
     @property
     def replies(self) -> dict[int, Any]:
         ledger = self._world.ledger
@@ -44,6 +47,7 @@ def audit_books(world: World) -> None:
         check_books(cast(Sim, Books(world)))
     except AssertionError as error:
         raise Broken("books", str(error).partition("\n")[0] or "an assertion of check_books") from error
+    world.auditor.audit(world.clock.now)
 
 
 def settle_down(world: World) -> None:
@@ -66,10 +70,26 @@ def settle_down(world: World) -> None:
         raise Broken("tables are empty at the end", "a worker holds an attempt")
     if any(pool.queue or pool.queued or pool.in_flight or pool.over for pool in tables.pools.values()):
         raise Broken("tables are empty at the end", "a pool's queue or counters")
+    _check_tables(tables)
     if any(client.in_flight for client in tables.clients.values()):
         raise Broken("tables are empty at the end", "a client's rows")
     if len(tables.clients) != len(ledger.clients):
         raise Broken("tables are empty at the end", f"{len(tables.clients)} clients of {len(ledger.clients)}")
+
+
+def _check_tables(tables: Any) -> None:
+    """Nothing is left of what waited beside the queues, of reservations, leases and accounts."""
+    pools = tables.pools.values()
+    if tables.keys.running or any(pool.following for pool in pools):
+        raise Broken("tables are empty at the end", f"{len(tables.keys.running)} keys run")
+    if any(pool.seclusion is not None and pool.seclusion.waiting for pool in pools):
+        raise Broken("tables are empty at the end", "somebody waits to run alone")
+    if any(worker.reserved for worker in tables.workers.values()):
+        raise Broken("tables are empty at the end", "a worker is kept for nobody")
+    if any(breaker._leases for pool in pools for breaker in pool.breakers.values()):
+        raise Broken("tables are empty at the end", "a probe of nobody")
+    if any(account.in_flight for account in tables.accounts.values()):
+        raise Broken("tables are empty at the end", "a principal's rows")
 
 
 def _is_quiet(world: World) -> bool:
@@ -125,9 +145,11 @@ def stop(world: World) -> None:
         raise Broken("the fleet stops", f"{sorted(tables.workers)} are left")
     launched = world.seen["Launch"]
     limit = world.clock.now + CALM_S
-    world.run(lambda: world.clock.now >= limit or len(tables.timers) <= world.timers)
-    if len(tables.timers) > world.timers:
-        raise Broken("no timer leaks", f"{len(tables.timers)} timers, {world.timers} at the start")
+    # One timer is to forget the outcomes of keys, another the suspects, both in a while.
+    timers = world.timers + tables.keys.timed + bool(tables.poison.timer_at)
+    world.run(lambda: world.clock.now >= limit or len(tables.timers) <= timers)
+    if len(tables.timers) > timers:
+        raise Broken("no timer leaks", f"{len(tables.timers)} timers, {timers} expected")
     if world.seen["Launch"] != launched:
         raise Broken("the fleet stops", "it launched a worker after its end")
 

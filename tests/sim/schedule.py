@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
-from pools.config import FleetConfig, PoolConfig, RestartConfig
-from tests.sim.moves import MOVES, Move, pick
+from pools.config import BreakerConfig, DegradationConfig, FleetConfig, PoolConfig, RestartConfig
+from tests.sim.moves import MOVES, Move
+from tests.sim.noise import pick
 
 # Moves of a history: mostly few, for a short history is played and read quickly; sometimes many.
-_SIZES: Final = (6, 10, 10, 14, 14, 20)
-_LONG_SIZE: Final = 80
+_SIZES: Final = (4, 6, 7, 8, 10, 14)
+_LONG_SIZE: Final = 50
 _LONG_EVERY: Final = 50
 _GAPS_S: Final = (0.0, 0.0, 0.0, 0.0003, 0.0003, 0.001, 0.001, 0.004, 0.004, 0.02, 0.1, 0.6)
 _RARE: Final = 0.015
@@ -94,28 +95,58 @@ def _config(random: Random) -> FleetConfig:
     memory_limit_mb = pick(random, (0, 0, 8))
     room = pick(random, (0, 0, 0, 1, 3))
 
+    breaker = _breaker(random)
+    queue_age_s = pick(random, (None, None, None, 0.2))
+    has_two = random.random() < 0.3
+
     def pool(name: str, size: int, default_deadline_s: float | None) -> PoolConfig:
+        is_first = name == "general"
         return PoolConfig(
             name=name, size=size, max_size=size + room if room else None, slots=pick(random, (1, 1, 2, 3)),
             prefetch=prefetch, max_queue=max_queue, max_requests=max_requests, memory_limit_mb=memory_limit_mb,
             grace_s=grace_s, heartbeat_limit_s=5.0, default_deadline_s=default_deadline_s, restart=restart,
+            breaker=breaker, fallback=pick(random, (None, "neural")) if is_first and has_two else None,
+            fallback_operations={"slow": "fast"} if is_first and random.random() < 0.2 else {}, queue_age_s=queue_age_s,
         )  # fmt: skip
 
     pools = [pool("general", pick(random, (1, 1, 2, 3)), None)]
-    if random.random() < 0.3:
+    if has_two:
         pools.append(pool("neural", 1, pick(random, (None, 0.5))))
-    return FleetConfig(pools=tuple(pools), client_rows=pick(random, (5, 4096, 4096)))
+    return FleetConfig(
+        pools=tuple(pools),
+        client_rows=pick(random, (5, 4096, 4096)),
+        principal_rows=pick(random, (6, 16_384, 16_384, 16_384)),
+        poison_deaths=pick(random, (2, 2, 2, 1, 3, 0)),
+        degradation=pick(random, (None, None, _degradation(random))),
+    )
+
+
+def _degradation(random: Random) -> DegradationConfig:
+    return DegradationConfig(memory=pick(random, (0.4, 0.8)), hold_s=pick(random, (0.0, 0.0, 1.0)))
+
+
+def _breaker(random: Random) -> BreakerConfig | None:
+    if random.random() < 0.6:
+        return None
+    return BreakerConfig(
+        window=pick(random, (3, 6)), min_calls=pick(random, (1, 2, 2, 3)), failure_rate=pick(random, (0.3, 0.5, 1.0)),
+        open_s=pick(random, (0.05, 0.5, 3.0)), probes=pick(random, (1, 1, 2)),
+    )  # fmt: skip
 
 
 def describe(config: FleetConfig) -> list[str]:
     """Return a configuration as people read it."""
-    lines = [f"client_rows={config.client_rows}"]
+    lines = [
+        f"client_rows={config.client_rows} principal_rows={config.principal_rows} poison_deaths={config.poison_deaths} "
+        f"degradation={config.degradation}"
+    ]
     for pool in config.pools:
         restart = pool.restart
         lines.append(
             f"pool {pool.name}: size={pool.size} max_size={pool.max_size} slots={pool.slots} prefetch={pool.prefetch} "
             f"max_queue={pool.max_queue} grace_s={pool.grace_s} default_deadline_s={pool.default_deadline_s} "
             f"max_requests={pool.max_requests} memory_limit_mb={pool.memory_limit_mb} "
-            f"{restart.type}, restarts {restart.max_restarts} in {restart.window_s} s"
+            f"{restart.type}, restarts {restart.max_restarts} in {restart.window_s} s, {pool.breaker}, "
+            f"fallback={pool.fallback} {dict(pool.fallback_operations)} queue_age_s={pool.queue_age_s}"
         )
     return lines

@@ -166,7 +166,8 @@ class Shell:
     def _hear_client(self, peer: bytes, message: Any) -> None:
         kind = type(message)
         if kind is wire.Hello:
-            self.step(ClientConnected(self._world.clients[peer].number, "default"), peer)
+            client = self._world.clients[peer]
+            self.step(ClientConnected(client.number, client.principal), peer)
         elif kind is wire.Bye:
             self._gone(peer)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from pools.core.events import Resize, Tick
-from tests.sim.ledger import SETTLED, Case, Ledger
+from tests.sim.ledger import SETTLED, WAITING, Case, Ledger
 from tests.sim.step import broken
 
 GROWS_AFTER_S: Final = 0.5
@@ -55,12 +55,14 @@ class Sizes:
                 self._check_change(pool, known, event, now)
             if not least <= pool.size <= most:
                 broken("sizes within their bounds", f"{name}: {pool.size}, from {least} to {most}")
-            if pool.size >= most or not self._is_full(pool, most):
+            if pool.size >= most:
+                known.first = None
+                continue
+            if not self._is_full(pool, most):
                 known.first = None
             elif type(event) is Tick:
                 self._check_growth(pool, known, now)
-            if pool.size < most:
-                known.ready = tuple(pool.ready)
+            known.ready = tuple(pool.ready)
 
     def _check_change(self, pool: Any, known: Size, event: Any, now: float) -> None:
         before, known.size = known.size, pool.size
@@ -71,7 +73,7 @@ class Sizes:
             broken("sizes change for a reason", f"{pool.name}: {before} to {pool.size} at {type(event).__name__}")
         elif pool.size > before:
             known.changed_at = known.shrunk_at = now
-            first = self._first_waiting(pool, {*known.ready, *pool.ready})
+            first = self._first_waiting(pool, {*known.ready, *pool.ready}, sure=False)
             if self._ledger.memory_paused or first is None or now - first.came_at < GROWS_AFTER_S - _EPSILON_S:
                 broken("grows when work waits", f"{pool.name}: {before} to {pool.size}, first {first}")
             if len(pool.wanted) > 2 * workers:
@@ -87,7 +89,7 @@ class Sizes:
     def _check_growth(self, pool: Any, known: Size, now: float) -> None:
         """Demand that a pool that could grow has grown, if the same case waits since the look before."""
         reading = self._tables.is_reading(now)
-        before, known.first = known.first, None if reading else self._first_waiting(pool, pool.ready)
+        before, known.first = known.first, None if reading else self._first_waiting(pool, pool.ready, sure=True)
         if known.first is None:
             return
         if known.first is not before:
@@ -105,10 +107,15 @@ class Sizes:
         places = (pool.places.get(number) for number in range(pool.size + 1, most + 1))
         return 0 < len(pool.wanted) <= len(pool.ready) and any(place is None or not place.out for place in places)
 
-    def _first_waiting(self, pool: Any, workers: Iterable[Any]) -> Case | None:
-        """Return the case that has waited longest: queued, or with one of these workers, which has not begun it."""
+    def _first_waiting(self, pool: Any, workers: Iterable[Any], *, sure: bool) -> Case | None:
+        """Return the case that has waited longest: queued, or with one of these workers, which has not begun it.
+
+        sure: what waits to be sent again, or to run alone, is left out; it may not be in the queue.
+        """
         ledger = self._ledger
-        waiting = list(ledger.queues[pool.name].values())
+        waiting = [case for case in ledger.queues[pool.name].values() if not (sure and case.astray)]
+        if ledger.waiting[pool.name] and not sure:
+            waiting.extend(case for case in ledger.open.values() if case.state == WAITING and case.pool == pool.name)
         for worker in workers:
             desk = ledger.desks[worker.worker_id]
             if desk.held <= pool.slots:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from pools.core.events import MemoryRead
+from pools.core.events import CpuRead, MemoryRead
 from pools.core.fleet import Fleet
 from tests.sim.client import Client
 from tests.sim.clock import Clock
@@ -52,6 +52,7 @@ class World:
         self.auditor = Auditor(self.ledger, self.fleet._tables, lambda desk, epoch: self.shell.has_unread(desk, epoch))
         self.shell = Shell(self, self.fleet)
         self.shell.start()
+        self.shell.step(MemoryRead(0.5))
         self.timers = len(self.fleet._tables.timers)
         for move in schedule.moves:
             self.clock.at(START_S + move.at, self._make, move)
@@ -85,6 +86,7 @@ class World:
         self._is_calm = True
         self.launcher.curses.clear()
         self.shell.look(self.shell.step, MemoryRead(0.5))
+        self.shell.look(self.shell.step, CpuRead(0.1))
         for process in list(self.processes.values()):
             process.let_go()
 

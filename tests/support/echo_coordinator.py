@@ -3,7 +3,8 @@
 Run as `python -m tests.support.echo_coordinator ENDPOINT [MAX_IN_FLIGHT]`; it prints a line once it is bound.
 Operations: `echo` answers its arguments; `raise` an error of the code and message given; `hold` answers when it is
 cancelled or when `release` comes; `ignore` never answers; `events` sends that many events first; `requests` answers how
-many rows have come; `frames` how many frame lists; `order` the request ids in order of arrival.
+many rows have come; `frames` how many frame lists; `order` the request ids in order of arrival; `terms` of every
+request before it the operation, priority, flags and idempotency key.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class EchoCoordinator:
         self._held: dict[int, bytes] = {}
         self._rows = self._frames = 0
         self._order: list[int] = []
+        self._terms: list[tuple[str, int, int, str]] = []
         self._out: dict[bytes, list[Message]] = {}
 
     def run(self) -> None:
@@ -69,6 +71,7 @@ class EchoCoordinator:
             self._rows += message.rows
             self._order.append(message.request_id)
             self._serve(peer, message, out)
+            self._terms.append((message.operation, message.priority, message.flags, message.idempotency_key))
         elif isinstance(message, Cancel):
             self._cancel(message, out)
         elif isinstance(message, Bye):
@@ -111,7 +114,7 @@ class EchoCoordinator:
                 Event(request_id=request.request_id, kind="progress", sequence=n + 1, payload=encode_value({"done": n}))
                 for n in range(args)
             ]
-        values = {"requests": self._rows, "frames": self._frames, "order": self._order}
+        values = {"requests": self._rows, "frames": self._frames, "order": self._order, "terms": self._terms}
         out.append(self._reply(request, encode_value(values.get(request.operation))))
 
     def _row(self, payload: bytes) -> tuple[int, bytes]:

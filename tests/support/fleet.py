@@ -25,7 +25,7 @@ from pools.core.events import (
     WorkerLaunched,
 )
 from pools.core.fleet import Fleet
-from pools.core.states import DISPATCHED, QUEUED, READY, RUNNING
+from pools.core.states import DISPATCHED, QUEUED, READY, RUNNING, WAITING
 from pools.core.tables import Tables
 
 M = TypeVar("M")
@@ -48,6 +48,7 @@ def pool(
     max_requests: int = 0,
     max_age_s: float = 0.0,
     memory_limit_mb: int = 0,
+    queue_age_s: float | None = None,
 ) -> PoolConfig:
     """Return a small pool: one worker that takes two attempts and one more early."""
     return PoolConfig(
@@ -64,6 +65,7 @@ def pool(
         max_requests=max_requests,
         max_age_s=max_age_s,
         memory_limit_mb=memory_limit_mb,
+        queue_age_s=queue_age_s,
     )
 
 
@@ -93,7 +95,9 @@ class Sim:
         lms: frozenset[str] = frozenset({"default"}),
         jitter: float = 1.0,
         ready: bool = True,
+        **limits: Any,
     ) -> None:
+        """limits: further fields of FleetConfig."""
         self.now = START_S
         self.processes: dict[str, SimWorker] = {}
         self.to_clients: list[tuple[bytes, Any]] = []
@@ -104,7 +108,8 @@ class Sim:
         self.executed: set[int] = set()
         self._next_id: dict[bytes, int] = {}
         self._last_epoch = 0
-        config = FleetConfig(pools=pools or (pool(),), homes=homes or {}, client_rows=client_rows)
+        limits = {"client_rows": client_rows, "poison_deaths": 0, **limits}
+        config = FleetConfig(pools=pools or (pool(),), homes=homes or {}, **limits)
         self.fleet = Fleet(config, lms=lms, random=lambda: jitter, open_page=self._open_page)
         self.client = self.connect(1)
         self.fleet.start(self.now)
@@ -172,6 +177,10 @@ class Sim:
 
     def pool(self, name: str = "general") -> PoolEntry:
         return self.tables.pools[name]
+
+    def queued(self, name: str = "general") -> list[int]:
+        """Return the ids of what waits in a pool's queue; in order, where one principal has asked in one class."""
+        return [entry.request_id for entry in self.pool(name).queue]
 
     def hello(self, worker_id: str = "general-1.1") -> None:
         self.handle(WorkerLaunched(worker_id, pid=4000 + len(self.processes)))
@@ -304,7 +313,8 @@ class Sim:
         worker = self._worker_at(peer)
         assert not worker.dead, "dispatched to a dead worker"
         assert self.tables.workers[worker.worker_id].state == READY
-        assert attempt.request_id not in self.executed, "dispatched again after it started"
+        repeatable = bool(attempt.flags & wire.FLAG_IDEMPOTENT or attempt.idempotency_key)
+        assert repeatable or attempt.request_id not in self.executed, "dispatched again after it started"
         assert attempt.epoch > self._last_epoch, "epochs only grow"
         assert attempt.deadline_ms is None or attempt.deadline_ms >= -WIDTH_S * 1000.0
         self._last_epoch = attempt.epoch
@@ -327,10 +337,12 @@ def check_books(sim: Sim) -> None:
     assert len(tables.deadlines) == sum(1 for entry in requests if entry.deadline is not None)
     for client in tables.clients.values():
         assert client.in_flight == sum(entry.rows for entry in requests if entry.client is client)
+        theirs = [entry for entry in requests if entry.client.account is client.account]
+        assert client.account.in_flight == sum(entry.rows for entry in theirs)
     for entry in requests:
         out = entry.state in (DISPATCHED, RUNNING)
         assert out == (entry.worker is not None)
-        assert out == (entry.request_id not in entry.pool.queue)
+        assert (entry.state == QUEUED) == (entry.request_id in sim.queued(entry.pool.name))
         assert entry.worker is None or entry.worker.attempts[entry.epoch] is entry
     for worker in tables.workers.values():
         assert worker.held == sum(entry.rows for entry in worker.attempts.values()) >= 0
@@ -338,7 +350,7 @@ def check_books(sim: Sim) -> None:
         assert (worker in worker.pool.ready) == (worker.state == READY and not sim.processes[worker.worker_id].dead)
     for one in tables.pools.values():
         _check_pool(sim, one)
-    assert tables.closed == (tables.draining or tables.memory_paused)
+    assert tables.wary or not (tables.draining or tables.memory_paused)
     totals = sim.fleet.stats(sim.now)["requests"]
     assert totals["accepted"] == totals["settled"] + totals["queued"] + totals["in_flight"]
     assert totals["settled"] >= totals["cancelled"]
@@ -346,8 +358,11 @@ def check_books(sim: Sim) -> None:
 
 def _check_pool(sim: Sim, one: PoolEntry) -> None:
     mine = [entry for entry in sim.tables.requests.values() if entry.pool is one]
-    assert one.queued == sum(entry.rows for entry in one.queue.values())
-    assert one.queued == sum(entry.rows for entry in mine if entry.state == QUEUED)
+    assert sum(entry.rows for entry in mine if entry.state == QUEUED) == sum(entry.rows for entry in one.queue)
+    assert one.queued == sum(entry.rows for entry in mine if entry.state in (QUEUED, WAITING))
+    followers = [entry for entry in mine if entry.keyed is not None and entry.keyed.runner is not entry]
+    assert one.following == sum(entry.rows for entry in followers)
+    assert all(entry.state == WAITING for entry in followers)
     assert one.in_flight == sum(entry.rows for entry in mine if entry.state in (DISPATCHED, RUNNING))
     _check_places(one)
     assert one.over == sum(1 for worker in one.ready if worker.held > one.slots)
@@ -356,8 +371,11 @@ def _check_pool(sim: Sim, one: PoolEntry) -> None:
     credit = one.slots + one.config.prefetch
     for worker in one.ready:
         newest = worker.attempts.get(worker.last_epoch)
-        assert worker.held - (newest.rows if newest is not None else 0) < credit, "more than a message over its credit"
-        assert not one.queue or worker.held >= credit, "queued beside a worker with credit"
+        # One of high priority is given one more; that may be answered already.
+        more = 1 if newest is None or newest.message.priority == wire.PRIORITY_HIGH else 0
+        before = worker.held - (newest.rows if newest is not None else 0)
+        assert before < credit + more, "more than a message over its credit"
+        assert not one.queue or worker.reserved or worker.held >= credit, "queued beside a worker with credit"
 
 
 def _check_places(one: PoolEntry) -> None:

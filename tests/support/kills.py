@@ -151,7 +151,7 @@ def kill_coordinators(times: int, seed: int = 0) -> Generator[CoordinatorKill, N
 
 def kill_workers(times: int) -> Generator[WorkerKill, None, None]:
     """Kill the worker of a pool of one `times` times, each in mid-call, and yield what each kill cost."""
-    general = {"size": 1, "restart": {"max_restarts": 10_000}}
+    general = {"size": 1, "restart": {"max_restarts": 10_000}, "breaker": None}
     with (
         tempfile.TemporaryDirectory(prefix="k") as folder, Orchestrator(pools=pools(general)) as orchestrator,
         orchestrator.client() as client,

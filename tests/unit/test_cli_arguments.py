@@ -94,6 +94,16 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "word"), [("8:1", "MAX not below"), ("0:4", "1 or more"), ("1:1025", "1024"), ("2000", "1024")]
+)
+def test_a_size_that_no_pool_can_have_is_refused_in_the_words_of_the_command_line(text: str, word: str) -> None:
+    with pytest.raises(InvalidRequest, match=word) as caught:
+        parse_size(text)
+    assert caught.value.message.startswith(f"{text!r} is no size")
+    assert "(" not in caught.value.message
+
+
 def test_what_is_nested_too_deep_is_refused_by_name() -> None:
     deep = "[" * 60_000
     with pytest.raises(InvalidRequest, match=r"^x is nested too deep"):

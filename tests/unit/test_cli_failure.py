@@ -26,6 +26,8 @@ from orchestrator.cli.failure import Exit, Held, NoCoordinator, command, exit_co
         (Held("data_dir"), Exit.USAGE),
         (NoCoordinator("x"), Exit.NO_COORDINATOR),
         (errors.Overloaded("x"), Exit.TIMED_OUT),
+        (errors.CircuitOpen("x"), Exit.TIMED_OUT),
+        (errors.PoisonRequest("x"), Exit.FAILED),
         (errors.DeadlineExceeded("x"), Exit.TIMED_OUT),
         (TimeoutError("x"), Exit.TIMED_OUT),
         (KeyboardInterrupt(), Exit.INTERRUPTED),

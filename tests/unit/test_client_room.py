@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 
-from orchestrator.client.room import Room, Route
+from orchestrator.client.room import Asking, Room, Route
 
 
 def book(room: Room, route: Route, rows: int) -> None:
@@ -138,3 +139,66 @@ def test_the_books_close_whatever_the_order() -> None:
     for booked in under_way:
         room.free(*booked)
     assert [room.rows, *(route.rows for route in routes)] == [0, 0, 0, 0]
+
+
+def test_what_is_not_wanted_any_more_is_offered_to_the_next() -> None:
+    room, told = Room(2, 2), []
+    echo = room.route("echo")
+    book(room, echo, 2)
+    for number in range(6):
+        room.want(echo, 1, lambda number=number: told.append(number) if number >= 4 else False)
+    room.offer()
+    assert told == []
+    room.free(echo, 2)
+    room.offer()
+    assert told == [4, 5]
+    assert room.wanting == {}
+
+
+class Line:
+    """A route of a connection, and somebody who sends on it."""
+
+    def __init__(self, window_rows: int) -> None:
+        self.room = Room(100, window_rows)
+        self.route = self.room.route("echo")
+        self.news = 0
+        self.asking = Asking(self.has_room, self.room.offer, self._hear)
+
+    def has_room(self, rows: int, notify: Callable[[], object]) -> bool:
+        if self.room.fits(self.route, rows):
+            return True
+        self.room.want(self.route, rows, notify)
+        return False
+
+    def _hear(self) -> None:
+        self.news += 1
+
+    def settle(self, rows: int) -> None:
+        self.room.free(self.route, rows)
+        self.room.offer()
+
+    def asked(self) -> int:
+        return sum(map(len, self.room.wanting.values()))
+
+
+def test_room_is_asked_for_once_until_it_is_there() -> None:
+    line = Line(4)
+    book(line.room, line.route, 4)
+    assert not line.asking.fits(2)
+    line.settle(1)
+    assert not line.asking.fits(2)  # something was settled; what was asked for is not there yet
+    assert (line.news, line.asked()) == (0, 1)
+    line.settle(1)
+    assert (line.news, line.asked()) == (1, 0)
+    assert line.asking.fits(2)
+
+
+def test_who_asks_no_more_leaves_the_room_to_the_next() -> None:
+    line = Line(4)
+    book(line.room, line.route, 4)
+    assert not line.asking.fits(4)
+    told: list[int] = []
+    line.room.want(line.route, 4, partial(told.append, 1))
+    line.asking.end()
+    line.settle(4)
+    assert (line.news, told, line.asked()) == (0, [1], 0)

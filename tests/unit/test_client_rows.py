@@ -9,14 +9,22 @@ from typing import Any
 import pytest
 
 from bridge.protocol import codec
-from bridge.protocol.errors import OVERLOADED, BridgeError, encode_error
+from bridge.protocol.errors import CIRCUIT_OPEN, OVERLOADED, WORKER_LOST, BridgeError, encode_error
 from bridge.protocol.messages import ERROR, NOT_RUN, ROWS, Reply
 from bridge.protocol.values import decode_value, split_values
 from orchestrator.client.future import Future, Parked
 from orchestrator.client.patience import LEAST_WAIT_S, PATIENCE_S
 from orchestrator.client.request import encode_args, encode_rows
 from orchestrator.client.rows import MAX_CHUNK, MAX_CHUNK_BYTES, MAX_ROWS, Chunker, MapPlan, RowMap, cut
-from orchestrator.errors import DspoolError, InvalidRequest, Overloaded, RemoteError, Unavailable, WorkerLost
+from orchestrator.errors import (
+    CircuitOpen,
+    DspoolError,
+    InvalidRequest,
+    Overloaded,
+    RemoteError,
+    Unavailable,
+    WorkerLost,
+)
 from pools.core import admission
 
 
@@ -54,10 +62,10 @@ class Line:
             outcomes[run:] = [(NOT_RUN, b"")] * (rows - run)
         future.settle(Reply(status=ROWS, payload=codec.pack_outcomes(outcomes), run_ms=run_ms * rows))
 
-    def refuse(self, place: int, retry_after_s: float | None = 1.0, worker: str = "") -> None:
+    def refuse(self, place: int, retry_after_s: float | None = 1.0, worker: str = "", code: str = OVERLOADED) -> None:
         """Settle a request of which nothing was run."""
         details = {} if retry_after_s is None else {"retry_after_s": retry_after_s}
-        error = BridgeError(OVERLOADED, "full", retryable=True, details=details)
+        error = BridgeError(code, "not now", retryable=True, details=details)
         self.sent.pop(place)[0].settle(Reply(status=ERROR, payload=encode_error(error), worker=worker))
 
     def cancel(self, future: Future, force: bool) -> None:
@@ -296,6 +304,105 @@ def test_refused_rows_are_sent_again_when_the_time_has_come(ordered: bool) -> No
             clock.now = mapped.until
     assert refused > waits > 3
     assert (found if ordered else sorted(found)) == list(range(80))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_with_nothing_under_way_it_waits_less_than_it_was_told(ordered: bool) -> None:
+    line, clock = Line(), Clock()
+    mapped = patient(line, clock, range(16), ordered=ordered)
+    steps = mapped.steps()
+    assert next(steps) is None
+    line.refuse(0, 4.0)
+    assert next(steps) is None
+    told = mapped.until
+    assert told is not None
+    assert told - clock.now >= 4.0
+    # What was told was said of a queue with these rows in it, and those are answered.
+    found = answer_all(line, steps, 2)
+    assert next(steps) is None
+    assert mapped.until == told
+    line.answer(0)
+    assert mapped.window.ready()
+    found += taken(steps)
+    assert mapped.until is not None
+    assert mapped.until - clock.now <= LEAST_WAIT_S * 1.1
+    assert not mapped.window.ready()
+    # Refused again although nothing of its own is there: now it believes it.
+    clock.now = mapped.until
+    assert next(steps) is None
+    line.refuse(0, 4.0)
+    assert taken(steps) == []
+    assert mapped.until - clock.now >= 4.0
+    clock.now = mapped.until
+    assert next(steps) is None
+    line.answer(0)
+    found += [row for outcomes in steps if outcomes is not None for row in outcomes]
+    assert sorted(found) == list(range(16))
+
+
+def answer_all(line: Line, steps: Any, requests: int) -> list[Any]:
+    for _ in range(requests):
+        line.answer(0)
+    return taken(steps)
+
+
+def taken(steps: Any) -> list[Any]:
+    """Return what can be had without waiting."""
+    found: list[Any] = []
+    while (outcomes := next(steps)) is not None:
+        found += outcomes
+    return found
+
+
+def test_an_open_breaker_is_waited_for_as_long_as_it_says() -> None:
+    line, clock = Line(), Clock()
+    mapped = patient(line, clock, range(16), ordered=False)
+    steps = mapped.steps()
+    assert next(steps) is None
+    line.refuse(0, 4.0, code=CIRCUIT_OPEN)
+    answer_all(line, steps, 3)
+    assert mapped.until is not None
+    assert mapped.until - clock.now >= 4.0
+    clock.now = mapped.until
+    assert next(steps) is None
+    line.refuse(0, 4.0)
+    assert taken(steps) == []
+    clock.now = mapped.until
+    assert next(steps) is None
+    line.answer(0)
+    assert taken_to_the_end(steps) == 4
+
+
+def taken_to_the_end(steps: Any) -> int:
+    return sum(len(outcomes) for outcomes in steps if outcomes is not None)
+
+
+def test_a_breaker_is_not_waited_for_beyond_the_deadline() -> None:
+    line = Line()
+    steps = patient(line, Clock(), range(4), deadline_s=2.5).steps()
+    assert next(steps) is None
+    line.refuse(0, 10.0, code=CIRCUIT_OPEN)
+    outcomes = next(steps)
+    assert outcomes is not None
+    assert [type(one) for one in outcomes] == [CircuitOpen] * 4
+
+
+def test_rows_whose_workers_die_do_not_prolong_the_wait_for_a_breaker() -> None:
+    line, clock = Line(), Clock()
+    steps = (mapped := patient(line, clock, range(400))).steps()
+    began, ends = clock.now, []
+    while not any(isinstance(end, CircuitOpen) for end in ends):
+        outcomes = next(steps)
+        if outcomes is not None:
+            ends += outcomes
+        elif line.sent:
+            line.refuse(0, worker="general-1.1", code=WORKER_LOST)  # a probe
+            while line.sent:
+                line.refuse(0, 10.0, code=CIRCUIT_OPEN)
+        else:
+            clock.now = mapped.until or clock.now
+    assert PATIENCE_S <= clock.now - began <= PATIENCE_S + 20.0
+    assert any(isinstance(end, WorkerLost) for end in ends)
 
 
 @pytest.mark.parametrize(("told_s", "least_s"), [(2.0, 2.0), (0.001, LEAST_WAIT_S), (None, LEAST_WAIT_S)])

@@ -8,7 +8,7 @@ import pytest
 
 import signatures.errors
 from bridge.protocol import errors as codes
-from bridge.protocol.errors import BridgeError, decode_error, encode_error
+from bridge.protocol.errors import BridgeError, decode_error, encode_error, error_code
 from orchestrator import errors
 
 LOST = {"cause": "signal 9", "signal": 9, "executed": "no", "worker": "general-1.2"}
@@ -20,6 +20,8 @@ CASES = [
     (codes.DEADLINE_EXCEEDED, errors.DeadlineExceeded, {"stage": "queued"}),
     (codes.CANCELLED, errors.Cancelled, {}),
     (codes.OVERLOADED, errors.Overloaded, {"retry_after_s": 0.5}),
+    (codes.CIRCUIT_OPEN, errors.CircuitOpen, {"retry_after_s": 9.5}),
+    (codes.POISON_REQUEST, errors.PoisonRequest, {}),
     (codes.INVALID_REQUEST, errors.InvalidRequest, {"path": "inputs.docs[3]"}),
     (codes.SIGNATURE_ERROR, errors.SignatureError, {"text": "a -> b", "line": 1, "column": 3}),
     (codes.TOO_LARGE, errors.TooLarge, {}),
@@ -36,7 +38,14 @@ def all_codes() -> set[str]:
 
 
 def test_every_code_of_the_wire_has_a_case() -> None:
-    assert {code for code, _, _ in CASES} == all_codes() | {errors.CONFIG_ERROR}
+    assert {code for code, _, _ in CASES} == all_codes() - {codes.SLOW_CONSUMER} | {errors.CONFIG_ERROR}
+
+
+def test_a_client_that_was_too_slow_keeps_the_code_that_says_so() -> None:
+    error = errors.from_bridge(BridgeError(codes.SLOW_CONSUMER, "read faster"))
+    assert type(error) is errors.Unavailable
+    assert (error.code, error.retryable) == ("SLOW_CONSUMER", False)
+    assert pickle.loads(pickle.dumps(error)).code == "SLOW_CONSUMER"
 
 
 @pytest.mark.parametrize(("code", "cls", "details"), CASES)
@@ -76,6 +85,7 @@ def test_an_unknown_code_is_kept() -> None:
         (errors.WorkerLost, "signal", None),
         (errors.WorkerLost, "worker", ""),
         (errors.Overloaded, "retry_after_s", None),
+        (errors.CircuitOpen, "retry_after_s", None),
         (errors.DeadlineExceeded, "stage", ""),
         (errors.InvalidRequest, "path", ""),
         (errors.NotFound, "suggestions", []),
@@ -93,8 +103,10 @@ def test_a_misspelt_detail_is_refused() -> None:
         errors.WorkerLost("text", singal=9)
 
 
-def test_only_overload_is_retryable_by_itself() -> None:
+def test_only_what_was_refused_for_now_is_retryable_by_itself() -> None:
     assert errors.Overloaded("full").retryable
+    assert errors.CircuitOpen("open").retryable
+    assert not errors.PoisonRequest("in quarantine").retryable
     assert not errors.Overloaded("full", retryable=False).retryable
     assert not errors.Unavailable("gone").retryable
 
@@ -145,3 +157,20 @@ def test_config_errors_are_invalid_requests() -> None:
     assert issubclass(errors.ConfigError, errors.InvalidRequest)
     assert isinstance(errors.from_bridge(BridgeError(codes.INVALID_REQUEST, "x")), errors.InvalidRequest)
     assert type(errors.from_bridge(BridgeError(codes.INVALID_REQUEST, "x"))) is errors.InvalidRequest
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (encode_error(BridgeError("CANCELLED", "no \udcff", details={"stage": "running"})), "CANCELLED"),
+        (encode_error(BridgeError("CANCELLED", "x" * 1000, details={"y": ["x" * 1000] * 100})), "REMOTE_ERROR"),
+        (b"", "INTERNAL"),
+        (b"\x90", "INTERNAL"),
+        (b"\x91\x05", "INTERNAL"),
+        (b"\x94\xa2ok", "INTERNAL"),
+        (b"\xc1", "INTERNAL"),
+        (b"\x91" * 60_000, "INTERNAL"),
+    ],
+)
+def test_the_code_of_an_error_is_read_without_the_rest(payload: bytes, code: str) -> None:
+    assert error_code(payload) == code

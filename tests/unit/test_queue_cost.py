@@ -28,7 +28,7 @@ def queue_up(fleet: Fleet, first_id: int, count: int) -> float:
 
 
 def test_queueing_costs_the_same_behind_50000_requests() -> None:
-    config = FleetConfig(pools=(pool(max_queue=10 * QUEUED),), client_rows=10 * QUEUED)
+    config = FleetConfig(pools=(pool(max_queue=10 * QUEUED),), client_rows=10 * QUEUED, principal_rows=10 * QUEUED)
     fleet = Fleet(config, lms=frozenset(), random=lambda: 0.5, open_page=lambda _: ())
     fleet.start(1.0)
     fleet.handle(ClientConnected(1, "default"), 1.0, b"peer")

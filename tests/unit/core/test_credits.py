@@ -100,8 +100,8 @@ def test_a_fast_operation_does_not_overtake_a_slow_one_that_waits() -> None:
     sim = Sim(pool(slots=1, prefetch=None))
     sim.reply(sim.submit("fast"), run_ms=0.1)
     slow = [sim.submit("slow") for _ in range(4)]
-    assert slow[3] in sim.pool().queue
-    assert sim.submit("fast") in sim.pool().queue  # though a worker has credit for it
+    assert slow[3] in sim.queued()
+    assert sim.submit("fast") in sim.queued()  # though a worker has credit for it
 
 
 def test_the_run_time_of_a_chunk_counts_per_row() -> None:
@@ -116,4 +116,4 @@ def test_a_chunk_may_exceed_the_credit_by_itself_only() -> None:
     sim.submit(rows=100)  # 2 < 3: the next message, whatever its rows
     waiting = sim.submit()
     assert sim.entry().held == 102
-    assert waiting in sim.pool().queue
+    assert waiting in sim.queued()

@@ -26,7 +26,7 @@ def test_what_comes_back_of_a_dead_worker_keeps_its_order_ahead_of_the_queue() -
     sim = Sim(pool(slots=1, prefetch=2))
     ids = [sim.submit() for _ in range(5)]
     sim.die()
-    assert list(sim.pool().queue) == ids
+    assert sim.queued() == ids
 
 
 def test_a_kept_attempt_of_a_dead_worker_is_lost_whatever_the_page_says() -> None:
@@ -54,7 +54,7 @@ def test_a_word_of_an_earlier_epoch_proves_that_it_never_ran() -> None:
     assert sim.attempt(request_id)[1].epoch == SLOT_WORDS + 1
     assert sim.process().page[1] == 1
     sim.die()
-    assert request_id in sim.pool().queue
+    assert request_id in sim.queued()
 
 
 def test_without_a_page_nothing_can_be_excluded() -> None:

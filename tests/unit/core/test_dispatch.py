@@ -51,7 +51,7 @@ def test_a_request_does_not_overtake_the_queue() -> None:
     late = sim.submit()
     sim.reply(first)
     assert sim.attempt(waiting)
-    assert late in sim.pool().queue
+    assert late in sim.queued()
 
 
 def test_each_dispatch_gets_the_next_epoch() -> None:
@@ -136,7 +136,7 @@ def test_a_late_reply_frees_its_credit_and_counts_its_rows_as_fenced() -> None:
     sim.start(late)
     sim.tick(0.2)
     assert sim.error(late).code == "DEADLINE_EXCEEDED"
-    assert waiting in sim.pool().queue  # the attempt keeps its credit
+    assert waiting in sim.queued()  # the attempt keeps its credit
     sim.reply(late)
     assert sim.tables.fenced == 2
     assert sim.attempt(waiting)
@@ -334,9 +334,9 @@ def test_what_comes_back_is_first_in_the_queue() -> None:
     sim.say("general-1.1", wire.Ready())  # a second Ready changes nothing
     sim.cancel(ids[1])
     sim.answer_recall(ids[1], started=False)
-    assert list(sim.pool().queue) == [ids[3]]
+    assert sim.queued() == [ids[3]]
     worker, attempt = sim.attempt(ids[2])
     del worker.attempts[attempt.epoch]
     sim.say("general-1.1", wire.Recalled(request_id=ids[2], epoch=attempt.epoch))
     assert sim.attempt(ids[2])  # dispatched again, before what waited behind it
-    assert list(sim.pool().queue) == [ids[3]]
+    assert sim.queued() == [ids[3]]

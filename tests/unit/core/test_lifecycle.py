@@ -111,7 +111,7 @@ def test_a_dead_worker_is_given_nothing_more() -> None:
     sim = Sim()
     sim.died()
     request_id = sim.submit()
-    assert request_id in sim.pool().queue
+    assert request_id in sim.queued()
     sim.exited()
     sim.boot("general-1.2")
     assert sim.attempt(request_id)[0].worker_id == "general-1.2"
@@ -123,7 +123,7 @@ def test_a_worker_that_died_as_it_became_ready_is_given_nothing() -> None:
     sim.hello()
     sim.died()
     sim.say("general-1.1", wire.Ready(slots=2))  # it was still in the pipe
-    assert request_id in sim.pool().queue
+    assert request_id in sim.queued()
     assert not sim.fleet.ready
     sim.exited()
     assert sim.launches() == ["general-1.1", "general-1.2"]  # it had booted: a crash, at once
@@ -191,8 +191,8 @@ def test_one_failed_boot_is_no_broken_pool_while_others_may_boot() -> None:
     sim = Sim(pool(size=2), ready=False)
     request_id = sim.submit()
     sim.die("general-1.1", Exited(1))
-    assert request_id in sim.pool().queue
-    assert sim.submit() in sim.pool().queue
+    assert request_id in sim.queued()
+    assert sim.submit() in sim.queued()
     sim.die("general-2.1", Exited(1))
     assert sim.error(request_id).code == "UNAVAILABLE"
     assert not sim.pool().queue
@@ -219,8 +219,8 @@ def test_failed_boots_beside_a_ready_worker_break_no_pool() -> None:
     for incarnation in (1, 2, 3):
         sim.die(f"general-2.{incarnation}", Exited(1))
         sim.run_until(sim.now + 1.0)
-    assert waiting in sim.pool().queue
-    assert sim.fleet.pools()[0]["state"] == "ok"
+    assert waiting in sim.queued()
+    assert sim.fleet.pools(sim.now)[0]["state"] == "ok"
 
 
 def test_the_backoff_of_failed_boots_begins_afresh_after_a_good_one() -> None:
@@ -243,14 +243,14 @@ def test_failed_boots_are_counted_in_a_row() -> None:
     sim.die("general-2.1")
     request_id = sim.submit()
     sim.die("general-1.3", Exited(1))
-    assert request_id in sim.pool().queue  # the first of a new row, and the other place may boot
+    assert request_id in sim.queued()  # the first of a new row, and the other place may boot
 
 
 def test_what_a_dead_worker_gives_back_is_refused_when_none_can_boot() -> None:
     sim = Sim()
     request_id = sim.submit()
     sim.die()
-    assert request_id in sim.pool().queue
+    assert request_id in sim.queued()
     sim.die("general-1.2", Exited(1))
     assert sim.error(request_id).code == "UNAVAILABLE"
 

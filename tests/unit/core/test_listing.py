@@ -17,6 +17,7 @@ def test_stats_count_rows_and_add_up() -> None:
     stats = sim.fleet.stats(sim.now)
     assert stats["requests"] == {
         "accepted": 6, "settled": 0, "queued": 3, "in_flight": 3, "rejected": 9, "cancelled": 0, "fenced": 0,
+        "resent": 0, "shed": 0, "attached": 0,
     }  # fmt: skip
     sim.now += 0.05
     sim.reply(done, status=wire.ROWS)
@@ -35,14 +36,14 @@ def test_a_pools_state_says_how_it_is() -> None:
     sim = Sim(pool("general", size=2), pool("neural", size=0), pool("extra"), ready=False)
 
     def states() -> dict[str, str]:
-        return {row["pool"]: row["state"] for row in sim.fleet.pools()}
+        return {row["pool"]: row["state"] for row in sim.fleet.pools(sim.now)}
 
     assert sim.fleet.pool_names() == ["general", "neural", "extra"]
     assert states() == {"general": "starting", "neural": "off", "extra": "starting"}
     sim.boot("general-1.1")
     sim.die("extra-1.1", Exited(1), log_tail=("boom",))
     assert states() == {"general": "ok", "neural": "off", "extra": "degraded"}
-    problems = {row["pool"]: row["problem"] for row in sim.fleet.pools()}
+    problems = {row["pool"]: row["problem"] for row in sim.fleet.pools(sim.now)}
     assert problems["general"] is None
     assert "boom" in problems["extra"]
     assert problems["neural"] is None
@@ -51,7 +52,7 @@ def test_a_pools_state_says_how_it_is() -> None:
     for worker_id in ("general-1.1", "general-2.1"):
         sim.handle(DrainWorker(worker_id))
     assert states()["general"] == "off"
-    assert "drained" in sim.fleet.pools()[0]["problem"]
+    assert "drained" in sim.fleet.pools(sim.now)[0]["problem"]
 
 
 def test_living_workers_are_listed_by_place() -> None:

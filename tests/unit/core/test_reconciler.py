@@ -119,7 +119,7 @@ def test_a_worker_that_is_killed_for_cause_writes_its_stacks_first_and_is_given_
     assert sim.effects_of(Dump) == [Dump("general-1.1")]
     assert not sim.kills()
     request_id = sim.submit()
-    assert request_id in sim.pool().queue
+    assert request_id in sim.queued()
     assert sim.fleet.workers(sim.now)[0]["leaving"] == "no heartbeat for 2 s"
     sim.run_until(sim.now + DUMP_S)
     assert sim.kills() == [("general-1.1", "no heartbeat for 2 s")]

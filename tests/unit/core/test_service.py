@@ -44,7 +44,7 @@ def test_a_pool_grows_at_once() -> None:
     sim = Sim()
     sim.handle(Resize("general", 3))
     assert sim.launches() == ["general-1.1", "general-2.1", "general-3.1"]
-    assert sim.fleet.pools()[0]["size"] == 3
+    assert sim.fleet.pools(sim.now)[0]["size"] == 3
     sim.boot("general-2.1")
     sim.boot("general-3.1")
     assert sim.fleet.ready
@@ -61,9 +61,9 @@ def test_a_pool_shrinks_by_its_highest_places_which_finish_what_they_run() -> No
     assert row_of(sim, "general-2.1")["state"] == "draining"
     assert row_of(sim, "general-2.1")["leaving"] == "the pool was resized to 1"
     sim.answer_recall(unstarted, started=False)
-    assert list(sim.pool().queue) == [unstarted, waiting]
+    assert sim.queued() == [unstarted, waiting]
     sim.reply(first)
-    assert waiting in sim.pool().queue  # it is given nothing new
+    assert waiting in sim.queued()  # it is given nothing new
     assert not told_to_stop(sim, "general-2.1")
     sim.reply(second)
     assert told_to_stop(sim, "general-2.1")

@@ -29,6 +29,18 @@ def test_a_client_alone_is_pressed_when_the_queue_is_more_than_half_full(sim: Si
     assert pressed(sim, requests[1])
 
 
+def test_who_waits_for_anothers_outcome_fills_no_queue(sim: Sim) -> None:
+    first = sim.submit("pay", idempotency_key="k")
+    followers = [sim.submit("pay", idempotency_key="k") for _ in range(10 * QUEUE)]
+    assert not pressed(sim, first)
+    assert not any(sim.replies[request_id].pressed for request_id in followers)
+    refused = Sim(pool(slots=1, prefetch=0, max_queue=1, heartbeat_limit_s=1e6))
+    for _ in range(500):
+        refused.submit("pay", idempotency_key="k")
+    refused.submit()
+    assert refused.error(refused.submit()).details["retry_after_s"] < 0.1
+
+
 def test_of_several_clients_the_one_with_more_than_its_share_is_pressed(sim: Sim) -> None:
     modest = sim.connect(2)
     greedy = [sim.submit() for _ in range(QUEUE // 2 + 1)]

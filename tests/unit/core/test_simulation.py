@@ -13,17 +13,21 @@ import pytest
 from tests.sim.__main__ import main
 from tests.sim.bugs import BUGS, an_answer_swapped
 from tests.sim.coverage import missing
-from tests.sim.history import play, play_seeds
+from tests.sim.crowds import CROWDS
+from tests.sim.history import Failure, play, play_seeds
 from tests.sim.schedule import generate, parse
 from tests.sim.shrink import shrink
 from tests.sim.story import Story
+from tests.sim.troubles import TROUBLES
 
 # A run that measures coverage is slowed down several times: there each block has a twentieth.
 BLOCK = 5_000 if sys.gettrace() is None else 250
 BLOCKS = range(0, 20_000, 5_000)
 # Each bug is caught by one of so many histories, and then told in so few moves.
-CAUGHT_WITHIN = 1_000
-SHRUNK_TO = 5
+CAUGHT_WITHIN = 4_000
+SHRUNK_TO = 9
+# One that is hard to tell is let be, for the next one: so many times.
+TRIES = 4
 
 
 @pytest.mark.parametrize("first", BLOCKS)
@@ -35,16 +39,27 @@ def test_no_history_breaks_an_invariant(first: int) -> None:
 
 def test_histories_reach_what_they_are_meant_to() -> None:
     seen: Counter[str] = Counter()
-    assert play_seeds(range(1_000), seen) is None
+    assert play_seeds(range(3_000), seen) is None
     assert not missing(seen)
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_seeded_bug_is_caught_and_shrunk(bug: Callable[[], AbstractContextManager[None]]) -> None:
-    with bug():
-        failure = play_seeds(range(CAUGHT_WITHIN), Counter())
+def _caught() -> tuple[Failure, Failure]:
+    """Return a failure, and the same made small: the first that can be told in few moves."""
+    seed = tries = 0
+    while True:
+        failure = play_seeds(range(seed, CAUGHT_WITHIN), Counter())
         assert failure is not None
         smallest = shrink(failure)
+        tries += 1
+        if len(smallest.schedule.moves) <= SHRUNK_TO or tries >= TRIES:
+            return failure, smallest
+        seed = failure.schedule.seed + 1
+
+
+@pytest.mark.parametrize("bug", BUGS + TROUBLES + CROWDS, ids=lambda bug: bug.__name__)
+def test_a_seeded_bug_is_caught_and_shrunk(bug: Callable[[], AbstractContextManager[None]]) -> None:
+    with bug():
+        failure, smallest = _caught()
         assert smallest.invariant == failure.invariant
         assert len(smallest.schedule.moves) <= SHRUNK_TO
         again = play(parse(smallest.schedule.name), Counter())

@@ -10,10 +10,15 @@ from pools.core.states import REQUEST_MOVES, WORKER_MOVES, IllegalTransitionErro
 # The tables of docs/architecture.md, section States, written out once more.
 REQUEST_TABLE = {
     ("queued", "dispatch"): "dispatched",
+    ("queued", "wait"): "waiting",
     ("queued", "settle"): "settled",
+    ("waiting", "resume"): "queued",
+    ("waiting", "settle"): "settled",
     ("dispatched", "start"): "running",
     ("dispatched", "return"): "queued",
+    ("dispatched", "wait"): "waiting",
     ("dispatched", "settle"): "settled",
+    ("running", "wait"): "waiting",
     ("running", "settle"): "settled",
 }
 WORKER_TABLE = {
@@ -27,8 +32,8 @@ WORKER_TABLE = {
     ("ready", "exit"): "exited",
     ("draining", "exit"): "exited",
 }
-REQUEST_STATES = ("queued", "dispatched", "running", "settled")
-REQUEST_EVENTS = ("dispatch", "start", "return", "settle")
+REQUEST_STATES = ("queued", "waiting", "dispatched", "running", "settled")
+REQUEST_EVENTS = ("dispatch", "start", "return", "wait", "resume", "settle")
 WORKER_STATES = ("launching", "booting", "ready", "draining", "exited")
 WORKER_EVENTS = ("hello", "ready", "drain", "exit")
 

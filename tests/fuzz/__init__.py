@@ -1,0 +1,1 @@
+"""Hostile bytes, by the million: `python -m tests.fuzz` (`scripts/fuzz`)."""
