@@ -200,15 +200,22 @@ class Executor:
     def _claim(self) -> _Attempt | None:
         """Wait for an attempt and make it this thread's. Returns None when the executor is closed."""
         with self._changed:
-            while not (waiting := [queued for queued in self._queued if queued]):
+            high, normal, low = self._queued
+            while not (normal or high or low):
                 if self._closed:
                     return None
                 self._changed.wait()
-            self._claims += 1
-            first = waiting[0]
-            if len(waiting) > 1 and self._claims % _OLDEST_EACH == 0:
-                first = min(waiting, key=lambda queued: next(iter(queued)))  # epochs grow
+            first = normal if not (high or low) else self._turn()
             return first.pop(next(iter(first)))
+
+    def _turn(self) -> dict[int, _Attempt]:
+        """Return the class that is next, where others than the normal one may wait."""
+        waiting = [queued for queued in self._queued if queued]
+        if len(waiting) > 1:
+            self._claims += 1
+            if self._claims % _OLDEST_EACH == 0:
+                return min(waiting, key=lambda queued: next(iter(queued)))  # epochs grow
+        return waiting[0]
 
     def _run(self, attempt: _Attempt) -> Reply:
         assert self._runner is not None
