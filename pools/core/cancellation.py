@@ -7,7 +7,7 @@ from functools import partial
 from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, BridgeError
 from bridge.protocol.messages import Bye, Cancel, CancelReply
 from pools.core import breakers
-from pools.core.entries import ASKED, FORCED, ClientEntry, RequestEntry, WorkerEntry
+from pools.core.entries import ASKED, FORCED, ClientEntry, RequestEntry, WorkerEntry, followers_first
 from pools.core.events import ClientGone
 from pools.core.leaving import dump_and_kill, kill, recall
 from pools.core.progress import how_far
@@ -122,6 +122,6 @@ def abandon(tables: Tables, client: ClientEntry, now: float) -> None:
     """Cancel whatever a client has under way."""
     if not client.in_flight:
         return
-    for entry in [entry for entry in tables.requests.values() if entry.client is client]:
+    for entry in followers_first(entry for entry in tables.requests.values() if entry.client is client):
         if entry.state != SETTLED:  # with one before it, of its idempotency key
             cancel(tables, entry, now, force=False)

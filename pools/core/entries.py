@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -278,6 +278,14 @@ class Place:
         self.worker: WorkerEntry | None = None
         self.out = ""
         self.not_before = 0.0
+
+
+def followers_first(entries: Iterable[RequestEntry]) -> list[RequestEntry]:
+    """Return requests that are to end together, those that wait for another's outcome first.
+
+    Or else one of them would begin in the place of that other, only to end too.
+    """
+    return sorted(entries, key=lambda entry: entry.keyed is None or entry is entry.keyed.runner)
 
 
 def worker_state(worker: WorkerEntry) -> str:

@@ -9,7 +9,7 @@ from bridge.protocol.messages import BootFailed as BootFailedMessage
 from bridge.protocol.messages import Heartbeat, Hello, Program, Ready
 from pools.core import replacement, shedding
 from pools.core.dispatch import pump, rebalance
-from pools.core.entries import DEAD_WORKER_KEPT_S, NOT_ASKED, DeadWorker, PoolEntry, WorkerEntry
+from pools.core.entries import DEAD_WORKER_KEPT_S, NOT_ASKED, DeadWorker, PoolEntry, WorkerEntry, followers_first
 from pools.core.events import (
     BootFailed,
     Drain,
@@ -281,8 +281,7 @@ def stop_if_idle(tables: Tables, now: float) -> None:
 
 
 def _budget_spent(tables: Tables, now: float) -> None:
-    # Who waits for another's outcome first: or else it would begin in that one's place.
-    for entry in sorted(tables.requests.values(), key=lambda entry: entry.keyed is None or entry is entry.keyed.runner):
+    for entry in followers_first(tables.requests.values()):
         if entry.state == SETTLED:
             continue  # with another of its key
         queued = entry.state == QUEUED and not entry.resends

@@ -150,7 +150,7 @@ def test_a_client_that_leaves_a_pool_without_workers_has_all_of_its_own_settled_
     sim.die("general-1.1")
     sim.handle(Resize("general", 0))
     sim.handle(Bye(), sim.client)
-    assert [sim.error(one).code for one in (first, second)] == ["CANCELLED", "UNAVAILABLE"]
+    assert [sim.error(one).code for one in (first, second)] == ["CANCELLED", "CANCELLED"]
     idle(sim)
 
 
@@ -164,7 +164,22 @@ def test_a_client_that_leaves_a_dead_letter_has_all_of_its_own_settled_once() ->
     sim.die("general-2.1")
     assert sim.error(equal).code == "POISON_REQUEST"
     sim.handle(Bye(), sim.client)
-    assert [sim.error(one).code for one in (first, second)] == ["CANCELLED", "POISON_REQUEST"]
+    assert [sim.error(one).code for one in (first, second)] == ["CANCELLED", "CANCELLED"]
+    idle(sim)
+
+
+def test_a_client_that_leaves_begins_nothing_for_itself() -> None:
+    sim = Sim(pool(size=2), jitter=0.9)
+    other = sim.connect(2)
+    first, second = ask(sim), ask(sim)
+    theirs = ask(sim, peer=other)
+    sim.start(first)
+    sim.die("general-1.1")  # it pauses before its resend
+    sim.handle(Bye(), sim.client)
+    assert [sim.error(one).code for one in (first, second)] == ["CANCELLED", "CANCELLED"]
+    sim.tick(5.0)
+    sim.reply(theirs)
+    assert sim.replies[theirs].status == 0
     idle(sim)
 
 
