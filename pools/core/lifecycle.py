@@ -268,6 +268,7 @@ def on_drain(tables: Tables, event: Drain, now: float, peer: bytes) -> None:
     Asked again, the earlier end counts.
     """
     tables.draining = True
+    tables.ends_at = min(tables.ends_at, now + event.budget_s)
     tables.reconsider()
     tables.log("draining", budget_s=event.budget_s, requests=len(tables.requests))
     tables.after(now + event.budget_s, _budget_spent)

@@ -165,6 +165,8 @@ def _resume(entry: RequestEntry, resends: int, error: BridgeError, tables: Table
     """A pause is over. Where nobody serves any more, or a breaker is open, the loss of the last attempt is the end."""
     if entry.state != WAITING or entry.resends != resends:
         return  # settled meanwhile
+    if now >= tables.ends_at:
+        return  # it is cancelled in this same Tick
     pool = entry.pool
     refusal = unserved(pool) or breakers.refusal(pool, entry.message.operation, now)
     if refusal is not None:

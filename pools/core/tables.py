@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -74,6 +75,7 @@ class Tables:
         self._read_by = 0.0  # no timer runs before: the coordinator reads what lay there after a standstill
         self.awake_since = 0.0  # the end of the latest long standstill
         self.draining = False  # the end has begun: nothing new is accepted
+        self.ends_at = math.inf  # when what is left by then is cancelled
         self.memory_used: float | None = None
         self.memory_paused = False  # nothing new is accepted until there is memory again
         self.cpu_used: float | None = None

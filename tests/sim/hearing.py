@@ -120,16 +120,20 @@ class Hearing:
             case.client_asked = True
             self._cancel_case(case, 2 if message.force else 1)
 
-    def _cancel_case(self, case: Case, how: int) -> None:
+    def _cancel_case(self, case: Case, how: int, *, with_all: bool = False) -> None:
+        """A request is cancelled; with_all: with all of its client, which leaves."""
         case.cancel = max(case.cancel, how)
-        runs_for_itself = case.state == OUT and not case.shares_its_run
+        shares = case.shares_its_run and case.work is not None
+        if shares and with_all:
+            shares = any(other.peer != case.peer for other in case.work.followers.values())
+        runs_for_itself = case.state == OUT and not shares
         (self.step.must_tell if runs_for_itself else self.step.must_settle).append(case)
 
     def _gone(self, message: Any, peer: bytes, now: float) -> None:
         if self.ledger.clients.pop(peer, None) is not None:
             for case in self.ledger.open.values():
                 if case.peer == peer:
-                    self._cancel_case(case, 1)
+                    self._cancel_case(case, 1, with_all=True)
 
     def _reply(self, message: wire.Reply, peer: bytes, now: float) -> None:
         desk = self.ledger.by_peer[peer]

@@ -147,13 +147,6 @@ def an_heir_that_does_not_wait() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def an_attempt_that_nobody_ends() -> Iterator[None]:
-    """What nobody waits for any more goes on."""
-    with patch.object(Keyed, "_abandon", lambda self, tables, last, now: None):
-        yield
-
-
 # --- poison -----------------------------------------------------------------------------------------
 
 
@@ -286,7 +279,7 @@ def a_fallback_untold() -> Iterator[None]:
 TROUBLES: Final[tuple[Callable[[], AbstractContextManager[None]], ...]] = (
     a_resend_of_anything, a_resend_too_many, a_resend_after_want_of_memory, a_resend_forgotten,
     a_key_unread, a_key_for_anything, an_outcome_of_another, a_follower_forgotten, a_hand_over_too_soon,
-    a_key_kept, a_follower_in_no_hurry, an_heir_that_does_not_wait, an_attempt_that_nobody_ends,
+    a_key_kept, a_follower_in_no_hurry, an_heir_that_does_not_wait,
     a_suspect_in_company, a_reservation_ignored, a_poison_without_end, an_innocent_in_quarantine,
     a_suspicion_without_end, a_breaker_that_never_opens, a_breaker_fed_by_users, a_flood_of_probes, a_lease_kept,
     a_breaker_that_stays_open, a_queue_before_an_open_breaker, a_deafness_forgiven,
