@@ -126,7 +126,7 @@ def _bereaved(
         return 0
     error = worker_lost(worker, reason, cause, "maybe")
     heir = max(keyed.followers.values(), key=lambda entry: math.inf if entry.deadline is None else entry.deadline)
-    heir.resends = keyed.runner.resends
+    heir.resends, heir.epoch = keyed.runner.resends, keyed.runner.epoch  # a worker has had it
     keyed.inherit(heir)
     delay_s = _plan(tables, heir, reason, now)
     if isinstance(delay_s, str):

@@ -27,6 +27,10 @@ _SAY_NOTHING: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
 _PROBE_S: Final = 30.0
 
 
+# What the fleet says of a worker that it kills because a request did not stop.
+_DEAF: Final = "of being asked"
+
+
 def is_ordered(worker: Any) -> bool:
     """Whether somebody wanted a worker's end, and it is brought about: that is no request's failure."""
     return bool(worker.kill_why) and not worker.silent and (worker.stop_wanted or worker.kill_asked)
@@ -158,8 +162,8 @@ class Circuits:
             return
         case.blamed = True
         worker = self._tables.workers[desk.worker_id]
-        if is_ordered(worker) and desk.killed_at != now:
-            return
+        if is_ordered(worker) and (desk.killed_at != now or _DEAF not in worker.kill_why):
+            return  # somebody wanted its end at this very moment, or before
         desk.killed_at = 0.0  # it was killed for this one; from now on it leaves as it was to
         self._ledger.seen["did not stop"] += 1
         self.failed(case, now)
