@@ -34,6 +34,8 @@ _CUT_SHORT: Final = frozenset({CANCELLED, DEADLINE_EXCEEDED})
 
 def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
     """Dispatch from the head of the queue while some worker has credit for it; shed what waited too long."""
+    if pool.bereft:
+        return  # first all that a dead worker held is back in its place
     if pool.seclusion is not None:
         pool.seclusion.proceed(tables, now)
     if pool.shedding:

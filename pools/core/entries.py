@@ -193,7 +193,7 @@ class PoolEntry:
     """
 
     __slots__ = (
-        "accepted", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead", "dealt_to",
+        "accepted", "bereft", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead", "dealt_to",
         "demand", "failed", "following", "hand_left", "hurry_ms", "in_flight", "large_at_birth", "latency", "least",
         "lives", "memory_recycle_at", "most", "name", "outcomes", "over", "pace", "places", "probe", "probe_at",
         "queue", "queued", "ready", "rejected", "replace_at", "resent", "restarts", "retries", "seclusion",
@@ -230,6 +230,7 @@ class PoolEntry:
         self.hurry_ms = 0.0
         self.shed_at = 0.0
         self.shedding = False  # right now: see `dispatch.pump`
+        self.bereft = False  # right now: see `losses.lost`
         self.dealt_to: WorkerEntry | None = None  # who is being dealt a hand, and how much of it is left
         self.hand_left = 0
         self.over = 0  # ready workers that hold more than their slots

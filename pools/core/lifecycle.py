@@ -149,10 +149,9 @@ def on_exited(tables: Tables, event: WorkerExited, now: float, peer: bytes) -> N
         place.worker = None
         if not tables.stopping:
             _after_end(tables, worker, event, reason, cause, now)
-    if tables.stopping:
-        return
-    reconcile(tables, pool, now)
-    replacement.advance(tables, pool, now)
+    if not tables.stopping:
+        reconcile(tables, pool, now)
+        replacement.advance(tables, pool, now)
     pump(tables, pool, now)
 
 

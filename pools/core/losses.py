@@ -24,7 +24,8 @@ _MAX_DEATHS = 2
 
 
 def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, now: float) -> None:
-    """Deal with what a dead worker held. Its started-slots page is final."""
+    """Deal with what a dead worker held. Its started-slots page is final. Who calls this pumps the pool afterwards."""
+    worker.pool.bereft = True
     suspects = _suspect(tables, worker, cause, now)
     resent = 0
     for epoch in sorted(worker.attempts, reverse=True):  # the earliest ends up at the head of the queue
@@ -39,6 +40,7 @@ def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, no
             _unstarted(tables, entry, worker, reason, cause, now)
         else:
             resent += _ran(tables, entry, worker, reason, cause, now)
+    worker.pool.bereft = False
     if resent:
         tables.log("requests_resent", "warning", worker=worker.worker_id, rows=resent, cause=cause)
     if suspects:

@@ -90,7 +90,7 @@ class House:
 @contextmanager
 def a_house(folder: Path) -> Iterator[House]:
     """Give a coordinator with one worker and an owner; the folder outlives them all."""
-    general = {"size": 1, "restart": {"max_restarts": 1000}, "breaker": None}
+    general = {"size": 1, "restart": {"max_restarts": 1000}, "breaker": None, "heartbeat_interval_s": 0.1}
     settings: dict[str, Any] = {"pools": pools(general), "run_dir": str(folder / "r")}
     settings["limits"] = {"poison_deaths": 0}  # the calls that are under way at each death are alike
     with Script(_OWNER, json.dumps({**settings, "data_dir": str(folder / "d")}), TMPDIR=str(folder)) as owner:
@@ -143,7 +143,7 @@ def test_what_the_coordinator_outlives_it_makes_good(lasting_house: House, order
         grandchild = Family([a_grandchild(witness)])
         visitor.tell()
         visitor.said()
-        wait_until(lambda: witness.workers()[0]["in_flight"] >= SLOTS, SOON_S, "a full worker")
+        wait_until(lambda: len(witness.workers()[0]["running"]) == SLOTS, SOON_S, "a full worker")
         killed_at = kill_in_order(house, order, visitor, worker)
         lost = bool(set(order) & {"worker", "nanny"})
         if lost:
