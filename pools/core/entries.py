@@ -193,11 +193,12 @@ class PoolEntry:
     """
 
     __slots__ = (
-        "accepted", "bereft", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead", "dealt_to",
-        "demand", "failed", "following", "hand_left", "hurry_ms", "in_flight", "large_at_birth", "latency", "least",
-        "lives", "memory_recycle_at", "most", "name", "outcomes", "over", "pace", "places", "probe", "probe_at",
-        "queue", "queued", "ready", "rejected", "replace_at", "resent", "restarts", "retries", "seclusion",
-        "shed", "shed_at", "shedding", "shrink_at", "size", "slots", "succession", "was_ready", "wishes",
+        "accepted", "bereft", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead",
+        "dealt_to", "demand", "failed", "following", "hand_left", "hurry_ms", "in_flight", "large_at_birth",
+        "latency", "least", "lives", "memory_recycle_at", "most", "name", "outcomes", "over", "pace", "places",
+        "probe", "probe_at", "queue", "queued", "ready", "rejected", "replace_at", "resent", "restarts", "retries",
+        "seclusion", "shed", "shed_at", "shedding", "shrink_at", "size", "slots", "succession", "was_ready",
+        "wishes",
     )  # fmt: skip
 
     def __init__(self, config: PoolConfig, random: Callable[[], float]) -> None:
