@@ -184,12 +184,13 @@ class Keys:
         if not in_time:
             return  # they are about to be told
         ledger.seen["handed over"] += 1
+        # Beside what a dead worker gives back it has the place of the one before it.
+        of_the_dead = type(self._step.event) is WorkerExited
+        place = work.runner.epoch if of_the_dead else -ledger.next_number()
         case = work.runner = in_time[0]
         del work.followers[case.request_id]
-        ledger.take_up(case, (-self._step.number, -ledger.next_number()))
-        # Beside what a dead worker gives back it has no place: it may be dispatched before that is in the queue.
-        of_the_dead = type(self._step.event) is WorkerExited
-        case.astray = of_the_dead or self._suspects.suspects(case.fingerprint, ledger.now)
+        ledger.take_up(case, (-self._step.number, place))
+        case.astray = self._suspects.suspects(case.fingerprint, ledger.now)
         self._circuits.accepted(case, ledger.now)
 
     def _end(self, work: Work, reply: wire.Reply, now: float) -> None:
