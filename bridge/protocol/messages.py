@@ -102,7 +102,8 @@ class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 
     `deadline_ms` is what remains of the deadline when the message is sent; None = the pool's default.
     `rows` > 1: payload is the concatenation of that many encoded argument values, and the Reply has
-    status ROWS.
+    status ROWS. `event_window` > 0: the worker sends at most so many Event messages beyond those that Credit messages
+    made room for, then the program waits; 0 = as many as it likes.
     """
 
     type: int = 3
@@ -120,6 +121,7 @@ class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     depth: int = 0
     rows: int = 1
     flags: int = 0
+    event_window: int = 0
 
 
 class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -154,6 +156,36 @@ class Event(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     kind: str = ""
     epoch: int = 0
     sequence: int = 0
+
+
+class Credit(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """A client has taken `events` of a request's Events: so many more may follow. client -> coordinator -> worker."""
+
+    type: int = 24
+    epoch: int = 0
+    events: int = 0
+
+
+class ToolCall(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """A program calls a tool of its caller's own process: worker -> coordinator -> client.
+
+    payload: an encoded mapping of arguments. `number` counts the calls of one attempt from 1. `deadline_ms` is what remains of the request's, None = no deadline.
+    """
+
+    type: int = 19
+    name: str = ""
+    epoch: int = 0
+    number: int = 0
+    deadline_ms: float | None = None
+
+
+class ToolReply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """What a tool came to: client -> coordinator -> worker. status: OK, payload a value, or ERROR, payload an error."""
+
+    type: int = 20
+    status: int = OK
+    epoch: int = 0
+    number: int = 0
 
 
 class Cancel(Message, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -255,6 +287,20 @@ class Started(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     epoch: int = 0
 
 
+class Pause(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """An attempt waits for something that may need a slot (a request or a tool of its own): it lends its slot out."""
+
+    type: int = 21
+    epoch: int = 0
+
+
+class Resume(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """A paused attempt goes on: it has a slot of its worker again."""
+
+    type: int = 22
+    epoch: int = 0
+
+
 class Stop(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     """Finish what has started and exit 0."""
 
@@ -269,12 +315,13 @@ class Program(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     program_version: int = 0
 
 
-# 19-22 are reserved (ToolCall, ToolReply, Pause, Resume). A reader ignores types it does not know.
+# A reader ignores types it does not know.
 TYPES: Final[dict[int, type[Message]]] = {
     cls.__struct_defaults__[1]: cls
     for cls in (
         Hello, Welcome, Request, Reply, Refused, Invalid, Cancel, CancelReply, Event, Bye, Ready,
-        BootFailed, Heartbeat, Recall, Recalled, Started, Stop, Program, Taken,
+        BootFailed, Heartbeat, Recall, Recalled, Started, Stop, Program, Taken, ToolCall,
+        ToolReply, Pause, Resume, Credit,
     )
 }  # fmt: skip
 

@@ -12,6 +12,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     lms: name -> the configuration of that language model, keys of `dspool.yaml`'s `lms.<name>`.
     nesting, message_bytes: limits on values, as configured.
+    client_endpoint: where clients connect, for programs that are clients themselves; "" = unknown.
+    embedder, batch, mcp: as in `dspool.yaml`: `embedder`, the pool's `batch`, `mcp`.
+    shared_dir: the run's folder of shared-memory buffers; "" = there is none.
     """
 
     endpoint: str
@@ -29,6 +32,11 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     faults: bool
     log_level: str
     cache_dir: str
+    client_endpoint: str = ""
+    embedder: dict[str, Any] = {}
+    batch: dict[str, Any] = {}
+    mcp: dict[str, dict[str, Any]] = {}
+    shared_dir: str = ""
 
 
 def encode_spec(spec: WorkerSpec) -> bytes:
