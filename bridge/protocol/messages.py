@@ -169,7 +169,8 @@ class Credit(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 class ToolCall(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     """A program calls a tool of its caller's own process: worker -> coordinator -> client.
 
-    payload: an encoded mapping of arguments. `number` counts the calls of one attempt from 1. `deadline_ms`: what remains of the request's; None = it has none.
+    payload: an encoded mapping of arguments. `number` counts the calls of one attempt from 1. `deadline_ms`: what
+    remains of the request's; None = it has none.
     """
 
     type: int = 19
