@@ -1,6 +1,8 @@
 """dspool: DSPy programs in supervised pools of worker processes.
 
     from orchestrator import Orchestrator, connect, Client, AsyncClient, errors
+    from orchestrator import Prediction, Example, Record  # what results are
+    from orchestrator import Token, Status, Progress, Final  # what streams give
 
 Importing this loads nothing but itself; names are loaded when they are used.
 """
@@ -8,21 +10,40 @@ Importing this loads nothing but itself; names are loaded when they are used.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Final
+import typing
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridge.batched import batched
+    from bridge.protocol.values import Example, Prediction, Record
     from orchestrator import errors
     from orchestrator.client.aio import AsyncClient
     from orchestrator.client.client import Client
+    from orchestrator.client.stream import AsyncStream, Final, Progress, Status, Stream, Token
     from orchestrator.discovery import connect, connect_async
     from orchestrator.owner import Orchestrator
 
-__all__ = ["AsyncClient", "Client", "Orchestrator", "connect", "connect_async", "errors"]
+__all__ = [
+    "AsyncClient", "AsyncStream", "Client", "Example", "Final", "Orchestrator", "Prediction", "Progress", "Record",
+    "Status", "Stream", "Token", "batched", "connect", "connect_async", "errors",
+]  # fmt: skip
 
-_HOMES: Final = {
+_STREAM: typing.Final = "orchestrator.client.stream"
+_VALUES: typing.Final = "bridge.protocol.values"
+_HOMES: typing.Final = {
     "AsyncClient": "orchestrator.client.aio",
+    "AsyncStream": _STREAM,
     "Client": "orchestrator.client.client",
+    "Example": _VALUES,
+    "Final": _STREAM,
     "Orchestrator": "orchestrator.owner",
+    "Prediction": _VALUES,
+    "Progress": _STREAM,
+    "Record": _VALUES,
+    "Status": _STREAM,
+    "Stream": _STREAM,
+    "Token": _STREAM,
+    "batched": "bridge.batched",
     "connect": "orchestrator.discovery",
     "connect_async": "orchestrator.discovery",
 }

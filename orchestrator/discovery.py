@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bridge import nesting
 from orchestrator.boot import START_TIMEOUT_S, Starting, configured
 from orchestrator.client.aio import AsyncClient
 from orchestrator.client.client import Client
+from orchestrator.client.nested import connect_nested
 from orchestrator.errors import DspoolError, Unavailable
 from orchestrator.rundir import StarterLock, default_run_dir, discover, ensure_private
 
@@ -25,6 +27,8 @@ def connect(endpoint: str | None = None, start: bool = True, principal: str = "d
 
     start: if none runs there, start one that stays until `dspool down`; of many callers one does. Raises Unavailable,
     saying what to run, and what went wrong where a start failed.
+    Within a program, in a worker, no endpoint means that worker's own coordinator: the calls are made in the name of
+    the program's caller, end with the program, and its slot is lent to others while it waits for them.
     """
     return _connect(Client, endpoint, start, principal)
 
@@ -40,6 +44,10 @@ def user_run_dir() -> Path:
 
 
 def _connect(client: type[C], endpoint: str | None, start: bool, principal: str) -> C:
+    if endpoint is None and (home := nesting.endpoint()):
+        if nesting.is_worker():
+            return connect_nested(client, home, principal)
+        endpoint = home  # a fork of a worker: nobody there could lend its slot
     if endpoint := endpoint or os.environ.get("DSPOOL_ENDPOINT"):
         return client(endpoint, principal=principal)
     run_dir = user_run_dir()

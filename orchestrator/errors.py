@@ -199,12 +199,15 @@ class NotFound(DspoolError):
 
 
 class Unavailable(DspoolError):
-    """What the call needs is not there: no coordinator, a pool whose workers cannot boot, a directory in use.
-
-    With code SLOW_CONSUMER the coordinator has ended the connection, for this client did not read its answers.
-    """
+    """What the call needs is not there: no coordinator, a pool whose workers cannot boot, a directory in use."""
 
     CODE = codes.UNAVAILABLE
+
+
+class SlowConsumer(Unavailable):
+    """Who asked did not read: a stream was not taken for too long, or the whole connection's answers were not."""
+
+    CODE = codes.SLOW_CONSUMER
 
 
 class VersionMismatch(DspoolError):
@@ -228,6 +231,26 @@ class LMError(DspoolError):
     def status(self) -> int | None:
         """The HTTP status it answered with, None if it did not answer."""
         return self.details.get("status")
+
+
+class SandboxMissing(DspoolError):
+    """A module runs code that a language model writes, and the worker has no sandbox for it.
+
+    The code is never run in the worker instead. The message says what to do.
+    """
+
+    CODE = codes.SANDBOX_MISSING
+    DETAILS = frozenset({"sandbox", "module"})
+
+    @property
+    def sandbox(self) -> str:
+        """What is missing: `deno`."""
+        return str(self.details.get("sandbox", ""))
+
+    @property
+    def module(self) -> str:
+        """Name of the module that needs it, as far as it is known."""
+        return str(self.details.get("module", ""))
 
 
 class SignatureError(DspoolError, _SignatureError):
@@ -273,10 +296,7 @@ def _family(root: type[DspoolError]) -> Iterator[type[DspoolError]]:
         yield from _family(child)
 
 
-_BY_CODE: Final[dict[str, type[DspoolError]]] = {
-    **{cls.CODE: cls for cls in _family(DspoolError)},
-    codes.SLOW_CONSUMER: Unavailable,
-}
+_BY_CODE: Final[dict[str, type[DspoolError]]] = {cls.CODE: cls for cls in _family(DspoolError)}
 
 
 def from_bridge(error: BridgeError) -> DspoolError:

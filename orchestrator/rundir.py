@@ -5,6 +5,8 @@
         starter.lock            held while somebody starts one
         <run id>/               0700, one per run: sockets, coordinator.json, and whose it is from the first moment
 
+    /dev/shm/dspool-<uid>/<run id>/<client>/     0700: payloads in shared memory (see bridge.shared_memory)
+
 A directory that is not this user's alone is refused: whoever can write there could answer in the coordinator's place.
 """
 
@@ -28,6 +30,8 @@ from typing import Final, Self
 from bridge.transport import IPC_PATH_BYTES
 from orchestrator.errors import ConfigError, Unavailable
 
+# The memory file system of POSIX shared memory.
+SHARED_BASE: Final = "/dev/shm"
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _INFO_FILE: Final = "coordinator.json"
 _CURRENT_FILE: Final = "current.json"
@@ -121,12 +125,31 @@ def new_run(run_dir: str | os.PathLike[str]) -> tuple[str, Path]:
     if (size := len(os.fsencode(root))) > longest:
         raise ConfigError(f"run_dir is {size} bytes long, sockets need {longest} or less: {root}", path="run_dir")
     run_id = secrets.token_hex(16)
+    return run_id, _make(root, run_id)
+
+
+def new_shared(run_id: str, base: str | os.PathLike[str] = SHARED_BASE) -> tuple[Path, Path] | None:
+    """Make the folder in memory of a run, after removing what dead runs left; return its root and its path.
+
+    None where there is no memory file system, or this user's place in it is not private: nothing is shared then.
+    """
+    if not os.path.ismount(base):
+        return None
+    try:
+        root = ensure_private(Path(base) / f"dspool-{os.getuid()}")
+        sweep(root)
+        return root, _make(root, run_id)
+    except (OSError, Unavailable):
+        return None
+
+
+def _make(root: Path, run_id: str) -> Path:
     directory, hidden = root / run_id, root / f".{run_id}"
     hidden.mkdir(mode=0o700)
     (hidden / _OWNER_FILE).write_text(f"{os.getpid()} {process_ticks(os.getpid())}", encoding="utf-8")
     # Whoever sees the directory can tell whether its process lives: a clock cannot.
     hidden.rename(directory)
-    return run_id, directory
+    return directory
 
 
 def publish(run_dir: str | os.PathLike[str], info: CoordinatorInfo) -> None:

@@ -43,6 +43,19 @@ class BreakerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """How a pool batches what callers embed: by max_items, or by what has come max_wait_ms after the first."""
+
+    max_items: int = 64
+    max_wait_ms: float = 5.0
+
+    @property
+    def prefetch(self) -> int:
+        """What a worker holds beyond its slots unless told otherwise: two batches, so that the next is there."""
+        return 2 * self.max_items
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DegradationConfig:
     """When the fleet is in trouble: parts of 1 from which on a signal counts, once it has held for `hold_s`.
 
@@ -63,6 +76,9 @@ class PoolConfig:
         grows up to max_size while work waits; None = it has `size` workers.
     slots: attempts that a worker runs at once.
     prefetch: attempts that a worker holds beyond its slots; None = by the operation's median run time.
+    batch: with it the workers hold the embedder's model and embed in batches; None = they do neither.
+    devices: the GPUs, one for each worker in turn, as CUDA_VISIBLE_DEVICES names them; () = workers see what the
+        coordinator sees.
     max_queue: rows that may be queued before a request is refused as Overloaded.
     default_deadline_s: for requests that name none; None = such a request has no deadline.
     heartbeat_limit_s: a worker not heard for so long is killed.
@@ -103,30 +119,40 @@ class PoolConfig:
     fallback: str | None = None
     fallback_operations: Mapping[str, str] = field(default_factory=dict)
     queue_age_s: float | None = None
+    batch: BatchConfig | None = None
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a pool is sized by: cores this process may use, and GPUs it can see."""
+    """What a pool is sized by: cores this process may use, and GPUs it can see.
+
+    devices: these GPUs as CUDA_VISIBLE_DEVICES names them, () = by number.
+    """
 
     cores: int
     gpus: int
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolKind:
     """What makes a pool special: its defaults, its size on a given machine, the operations that are at home in it.
 
-    The size in `defaults` is a placeholder; `on` gives the real one.
+    The size in `defaults` is a placeholder; `on` gives the real one. per_gpu: its workers have a GPU each.
     """
 
     defaults: PoolConfig
     size_on: Callable[[Machine], int]
     operations: frozenset[str] = frozenset()
+    per_gpu: bool = False
 
     def on(self, machine: Machine, *, name: str | None = None) -> PoolConfig:
         """Return this kind's defaults sized to `machine`, under another name if one is given."""
-        return replace(self.defaults, name=name or self.defaults.name, size=self.size_on(machine))
+        devices = (machine.devices or tuple(map(str, range(machine.gpus)))) if self.per_gpu else ()
+        return replace(
+            self.defaults, name=name or self.defaults.name, size=self.size_on(machine), devices=devices
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ NOT_FOUND: Final = "NOT_FOUND"
 UNAVAILABLE: Final = "UNAVAILABLE"
 VERSION_MISMATCH: Final = "VERSION_MISMATCH"
 LM_ERROR: Final = "LM_ERROR"
+SANDBOX_MISSING: Final = "SANDBOX_MISSING"
 
 # A traceback or message beyond this is cut in the middle: an error must always be able to travel.
 MAX_TEXT_CHARS: Final = 20_000
@@ -46,7 +47,7 @@ class BridgeError(Exception):
     details are plain msgpack values; keys with a meaning for the client: `path` (INVALID_REQUEST),
     `suggestions` (NOT_FOUND), `retry_after_s` (OVERLOADED, CIRCUIT_OPEN), `stage` (DEADLINE_EXCEEDED), `type` and
     `remote_traceback` (REMOTE_ERROR, BootFailed), `cause signal executed worker` (WORKER_LOST),
-    `provider status` (LM_ERROR).
+    `provider status` (LM_ERROR), `sandbox module` (SANDBOX_MISSING).
     """
 
     def __init__(

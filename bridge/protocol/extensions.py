@@ -19,7 +19,9 @@ from uuid import UUID
 import msgpack
 import msgspec
 
+from bridge.protocol import typed
 from bridge.protocol.prediction import Prediction
+from bridge.protocol.record import Example, Record
 
 # Deeper values are refused whatever the configured limit: each level costs stack on both sides.
 MAX_NESTING: Final = 256
@@ -30,7 +32,7 @@ PLAIN_LEVELS: Final = 4
 
 # Extension types; never renumbered.
 _INT, _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID = range(10)
-_ARRAY, _SCALAR, _PREDICTION = range(10, 13)
+_ARRAY, _SCALAR, _PREDICTION, _TYPED = range(10, 14)
 
 
 # --- packing ---------------------------------------------------------------------------------
@@ -44,7 +46,7 @@ def pack(value: Any) -> bytes:
     try:
         packer = _idle_packers.pop()
     except IndexError:
-        packer = msgpack.Packer(default=_extend, strict_types=True, unicode_errors="surrogatepass", buf_size=4096)
+        packer = msgpack.Packer(default=extend, strict_types=True, unicode_errors="surrogatepass", buf_size=4096)
     # After an exception the packer is not put back.
     data: bytes = packer.pack(value)
     if len(data) <= _KEEP_PACKER_BYTES:
@@ -52,7 +54,7 @@ def pack(value: Any) -> bytes:
     return data
 
 
-def _extend(value: Any) -> Any:
+def extend(value: Any) -> Any:
     """Return what the packer takes in place of `value`. Raises TypeError with advice for what cannot travel."""
     encode = _ENCODERS.get(type(value))
     if encode is not None:
@@ -63,11 +65,13 @@ def _extend(value: Any) -> Any:
             return msgpack.ExtType(_ARRAY, _encode_array(numpy, value))
         if isinstance(value, numpy.generic):
             return msgpack.ExtType(_SCALAR, _encode_array(numpy, value))
+    if (found := typed.opened(value, MAX_NESTING)) is not None:
+        return _ENCODERS[type(found)](found)
     if not isinstance(value, Enum):
         for base, to_base in _TO_BASE:
             if isinstance(value, base):
                 plain = to_base(value)
-                return _extend(plain) if type(plain) in _ENCODERS and not is_small(plain) else plain
+                return extend(plain) if type(plain) in _ENCODERS and not is_small(plain) else plain
     raise TypeError(f"it is a {type_name(value)}; {_advice(value)}")
 
 
@@ -94,7 +98,7 @@ def _encode_array(numpy: Any, value: Any) -> bytes:
     """Return `[head size, head, zeros to a multiple of 16, elements in C order]`; the head is `[dtype, shape]`."""
     flat = numpy.ascontiguousarray(value).reshape(-1)
     dtype = flat.dtype
-    if not _is_portable(dtype):
+    if not is_portable(dtype):
         raise TypeError(f"it is an array of {dtype}; send its .tolist()")
     descr = dtype.str if dtype.names is None else numpy.lib.format.dtype_to_descr(dtype)
     head = pack([descr, list(value.shape)])
@@ -103,7 +107,22 @@ def _encode_array(numpy: Any, value: Any) -> bytes:
     return b"".join((struct.pack("!I", len(head)), head, padding, elements))
 
 
-def _is_portable(dtype: Any) -> bool:
+def _encode_prediction(value: Prediction) -> Any:
+    extras = value._extras
+    return msgpack.ExtType(_PREDICTION, pack([value._fields, extras] if extras else value._fields))
+
+
+def _encode_record(value: Record) -> Any:
+    return msgpack.ExtType(_TYPED, pack([value._kind, value._fields]))
+
+
+def _encode_example(value: Example) -> Any:
+    keys = value.input_keys
+    return msgpack.ExtType(_TYPED, pack([value._kind, value._fields, None if keys is None else sorted(keys)]))
+
+
+def is_portable(dtype: Any) -> bool:
+    """Return whether elements of this type mean the same to any process."""
     return dtype.kind in "biufcmMSUV" and not dtype.hasobject and dtype.itemsize > 0
 
 
@@ -118,7 +137,9 @@ _ENCODERS: Final[dict[type, Callable[[Any], Any]]] = {
     timedelta: _encode_timedelta,
     Decimal: lambda value: msgpack.ExtType(_DECIMAL, str(value).encode()),
     UUID: lambda value: msgpack.ExtType(_UUID, value.bytes),
-    Prediction: lambda value: msgpack.ExtType(_PREDICTION, pack(value._fields)),
+    Prediction: _encode_prediction,
+    Record: _encode_record,
+    Example: _encode_example,
 }
 _TO_BASE: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (str, str.__str__),
@@ -144,8 +165,6 @@ def _advice(value: Any) -> str:
         return "send its .value or .name"
     if is_dataclass(type(value)):
         return "send dataclasses.asdict(…) of it"
-    if hasattr(type(value), "model_dump"):
-        return "send its .model_dump()"
     if hasattr(type(value), "toDict"):
         return "send its .toDict()"
     return "send plain data (numbers, text, bytes, lists, dicts, arrays)"
@@ -184,13 +203,13 @@ def _decode_ext(level: int, code: int, data: bytes) -> Any:
 
 # A hook knows how many extensions it is inside of: the nesting of the C stack is bounded before anything is built.
 _HOOKS: Final = tuple(functools.partial(_decode_ext, level) for level in range(MAX_NESTING))
-_top_hook: Final = _HOOKS[0]
+top_hook: Final = _HOOKS[0]
 
 
 def unpack(data: bytes) -> Any:
     """Return the value in `data`. Raises many types of exceptions for bytes that are none."""
     return _unpackb(
-        data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=_top_hook, timestamp=_AS_DATETIME
+        data, strict_map_key=False, unicode_errors="surrogatepass", ext_hook=top_hook, timestamp=_AS_DATETIME
     )
 
 
@@ -228,9 +247,26 @@ def _inner_list(data: bytes, level: int) -> list[Any]:
 
 def _decode_prediction(data: bytes, level: int) -> Prediction:
     fields = _unpack_inner(data, level)
-    if type(fields) is not dict or not all(type(name) is str for name in fields):
+    if type(fields) is dict and all(type(name) is str for name in fields):
+        return Prediction(fields)
+    fields, extras = fields
+    if not _is_fields(fields):
         raise ValueError("not the fields of a prediction")
-    return Prediction(fields)
+    completions, usage = extras.get("completions"), extras.get("usage")
+    if completions is not None and not (_is_fields(completions) and {list}.issuperset(map(type, completions.values()))):
+        raise ValueError("not the completions of a prediction")
+    if usage is not None and not _is_fields(usage):
+        raise ValueError("not the usage of a prediction")
+    return Prediction(fields, completions=completions, usage=usage)
+
+
+def _is_fields(value: Any) -> bool:
+    return type(value) is dict and all(type(name) is str for name in value)
+
+
+def _decode_typed(data: bytes, level: int) -> Any:
+    kind, fields, *more = _inner_list(data, level)
+    return typed.made(kind, fields, *more[:1])
 
 
 def _decode_array(data: bytes, level: int) -> Any:
@@ -239,7 +275,7 @@ def _decode_array(data: bytes, level: int) -> Any:
     (head_size,) = struct.unpack_from("!I", data)
     descr, shape = _inner_list(data[4 : 4 + head_size], level)
     dtype = numpy.dtype(descr) if type(descr) is str else numpy.lib.format.descr_to_dtype(descr)
-    if not _is_portable(dtype) or any(size < 0 for size in shape):
+    if not is_portable(dtype) or any(size < 0 for size in shape):
         raise ValueError(f"an array of {dtype}, shape {shape}")
     offset = 4 + head_size + -(4 + head_size) % 16
     if 0 in shape:
@@ -261,4 +297,5 @@ _DECODERS: Final[dict[int, Callable[[bytes, int], Any]]] = {
     _ARRAY: _decode_array,
     _SCALAR: lambda data, level: _decode_array(data, level)[()],
     _PREDICTION: _decode_prediction,
+    _TYPED: _decode_typed,
 }

@@ -73,7 +73,8 @@ class Welcome(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     `client_no` is the upper part of every request id of this client (see `request_id_base`).
     `started_ticks` is the coordinator's start time in /proc/<pid>/stat units: with the pid it names
     one process for ever. A client holds requests back beyond `max_in_flight` unanswered rows in all, and beyond
-    `window_rows` of one operation in one pool, so that one honest client does not fill a queue.
+    `window_rows` of one operation in one pool, so that one honest client does not fill a queue. In `shared_dir`, which
+    it makes when it first needs it, it may have `shared_bytes` of payloads; "" = all payloads travel in frames.
     """
 
     type: int = 2
@@ -86,6 +87,8 @@ class Welcome(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     nesting: int = 0
     max_in_flight: int = 0
     window_rows: int = 0
+    shared_dir: str = ""
+    shared_bytes: int = 0
 
 
 class Refused(Message, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -103,7 +106,8 @@ class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     `deadline_ms` is what remains of the deadline when the message is sent; None = the pool's default.
     `rows` > 1: payload is the concatenation of that many encoded argument values, and the Reply has
     status ROWS. `event_window` > 0: the worker sends at most so many Event messages beyond those that Credit messages
-    made room for, then the program waits; 0 = as many as it likes.
+    made room for, then the program waits; 0 = as many as it likes. `segment`: the client's shared segment of this
+    request (see `bridge.shared_memory`), "" = none; `shared_bytes`: of its payload there, 0 = the payload is here.
     """
 
     type: int = 3
@@ -122,6 +126,8 @@ class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     rows: int = 1
     flags: int = 0
     event_window: int = 0
+    segment: str = ""
+    shared_bytes: int = 0
 
 
 class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -129,7 +135,8 @@ class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 
     Times are milliseconds. The worker fills status … cached; the coordinator adds the rest. `pressed`: the pool's
     queue is more than half full, so its clients send less at a time. `fallback_used`: it ran elsewhere than it was
-    asked for, whose breaker was open or who had no workers.
+    asked for, whose breaker was open or who had no workers. `shared_bytes`: of the payload, which is in the segment of
+    the request, behind what was there; 0 = it is here.
     """
 
     type: int = 4
@@ -147,6 +154,7 @@ class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     total_ms: float = 0.0
     pressed: bool = False
     fallback_used: bool = False
+    shared_bytes: int = 0
 
 
 class Event(Message, frozen=True, gc=False, array_like=True, kw_only=True):

@@ -2,14 +2,16 @@
 
 What arrives equals what was sent, for None, bool, int of any size, float, str (lone surrogates too), bytes, list,
 tuple, dict (any hashable keys), set, frozenset, datetime, date, time, timedelta, Decimal, UUID, numpy arrays and
-scalars without objects, `Prediction`. Decided for what is close to these:
+scalars without objects, `Prediction`; DSPy's types and pydantic models as `typed` says. Decided for what is close to
+these:
 
 * subclasses of dict, list, tuple, set, frozenset, str, int, float, bytes travel as their base (a namedtuple arrives
   as a tuple);
 * bytearray and (contiguous) memoryview arrive as bytes;
 * a datetime of a named zone arrives with its offset, the same instant;
 * arrays arrive read-only: they are views of the message;
-* enums, dataclasses, models and other objects do not travel: the error names the path and says what to send.
+* enums, dataclasses and other objects do not travel but within a model: the error names the path and says what to
+  send.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, Final
 import msgpack
 import msgspec
 
+from bridge.protocol import large, typed
 from bridge.protocol.errors import INVALID_REQUEST, TOO_LARGE, BridgeError
 from bridge.protocol.extensions import (
     MAX_NESTING,
@@ -33,14 +36,19 @@ from bridge.protocol.extensions import (
     type_name,
     unpack,
 )
-from bridge.protocol.prediction import Meta, Prediction
+from bridge.protocol.prediction import Completions, Meta, Prediction
+from bridge.protocol.record import Example, Record
 
 __all__ = [
     "MAX_NESTING",
+    "Completions",
+    "Example",
     "Meta",
     "Prediction",
+    "Record",
     "decode_value",
     "decode_values",
+    "encode_parts",
     "encode_value",
     "encode_values",
     "read_plain_rows",
@@ -52,7 +60,7 @@ _PATH_CHARS: Final = 200
 
 # --- encoding ---------------------------------------------------------------------------------
 
-_CONTAINERS: Final = (dict, list, tuple, set, frozenset, Prediction)
+_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 # What needs no look inside, by exact type. A type that is in neither table is met by the packer's hook.
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -65,12 +73,33 @@ def encode_value(value: Any, *, nesting: int = 128, max_bytes: int | None = None
     """
     data = _encode_flat(value) or _encode_any(value, nesting)
     if max_bytes is not None and len(data) > max_bytes:
-        raise BridgeError(
-            TOO_LARGE,
-            f"the value takes {len(data):,} bytes, the limit is {max_bytes:,} (limits.message_bytes)",
-            details={"bytes": len(data), "limit_bytes": max_bytes},
-        )
+        raise _too_large(len(data), max_bytes)
     return data
+
+
+def encode_parts(value: Any, *, nesting: int = 128, max_bytes: int | None = None) -> list[large.Part]:
+    """Return what `encode_value` returns in parts to be joined; large arrays are parts that nobody has copied.
+
+    Raises as it does.
+    """
+    if not large.holds_large(value):
+        return [encode_value(value, nesting=nesting, max_bytes=max_bytes)]
+    levels = nesting if nesting < MAX_NESTING else MAX_NESTING
+    try:
+        parts = large.encode(value) if _fits(value, levels) else None
+    except Exception as exc:
+        raise _blame(value, levels, exc) from exc
+    if parts is None:
+        raise _blame(value, levels)
+    size = sum(map(len, parts))
+    if max_bytes is not None and size > max_bytes:
+        raise _too_large(size, max_bytes)
+    return parts
+
+
+def _too_large(size: int, max_bytes: int) -> BridgeError:
+    text = f"the value takes {size:,} bytes, the limit is {max_bytes:,} (limits.message_bytes)"
+    return BridgeError(TOO_LARGE, text, details={"bytes": size, "limit_bytes": max_bytes})
 
 
 _encode_plain: Final = msgspec.msgpack.Encoder().encode
@@ -104,9 +133,12 @@ def _encode_any(value: Any, nesting: int) -> bytes:
 def _fits(value: Any, levels: int) -> bool:
     """Return whether `value` nests at most `levels` containers deep."""
     if type(value) is Prediction:
-        value = value._fields
+        value = value._parts
     elif not isinstance(value, (dict, list, tuple, set, frozenset)):
-        return True
+        found = typed.opened(value, levels)
+        if found is None:
+            return True
+        value = found._parts
     if levels <= 0:
         return False
     items: Any = [*value, *value.values()] if isinstance(value, dict) else value
@@ -133,12 +165,16 @@ def _blame(value: Any, levels: int, cause: Exception | None = None) -> BridgeErr
 
 
 def _find_fault(value: Any, path: str, levels: int) -> tuple[str, str] | None:
-    if not isinstance(value, _CONTAINERS):
+    if not issubclass(type(value), _CONTAINERS):
         try:
-            pack(value)
+            found = typed.opened(value, levels)
+            if found is None:
+                pack(value)
         except Exception as exc:  # noqa: BLE001 - foreign values raise anything; whatever it is, they cannot travel
             return path, str(exc) if type(exc) is TypeError else f"{type(exc).__name__}: {exc}"
-        return None
+        if found is None:
+            return None
+        value = found._parts
     if levels <= 0:
         return path, "it is nested too deep (limits.nesting), or contains itself"
     for step, item in _steps(value):
@@ -150,7 +186,7 @@ def _find_fault(value: Any, path: str, levels: int) -> tuple[str, str] | None:
 
 def _steps(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the items of a container, each with its step of the path; the keys of a mapping first."""
-    if isinstance(value, dict | Prediction):
+    if isinstance(value, dict):
         for key in value:
             if type(key) not in _ATOMS:
                 yield "{key}", key
@@ -186,7 +222,7 @@ def decode_value(data: bytes, *, nesting: int = 128) -> Any:
 
 def _read_with_care(data: bytes, nesting: int) -> Any:
     try:
-        value = unpack(data)
+        value = large.decode(data) if data[:1] == large.MARK else unpack(data)
         levels = nesting if nesting < MAX_NESTING else MAX_NESTING
         if _fits(value, levels):
             return value

@@ -17,11 +17,12 @@ import time
 from collections.abc import Sequence
 
 import signatures  # noqa: F401 - found now, before folders of users come first on the path
-from bridge import faultpoints
+from bridge import faultpoints, nesting
 from bridge.protocol.worker_spec import WorkerSpec, decode_spec
 from bridge.worker import stacks
 from bridge.worker.attempt import Runner
 from bridge.worker.loop import Loop
+from bridge.worker.parent import current_parent
 from bridge.worker.raised import remote_error
 from bridge.worker.slots import StartedSlots
 
@@ -49,6 +50,7 @@ def run(spec_fd: int, slots_fd: int, lifeline_fd: int) -> int:
     os.close(slots_fd)
     sys.path[:0] = spec.python_path
     set_up_logging(spec.log_level)
+    nesting.serve(spec.client_endpoint, current_parent)
     loop = Loop(spec, lifeline_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator to decide about
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import threading
+from collections.abc import Callable, Coroutine
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bridge.protocol.codec import pack_outcomes
 from bridge.protocol.errors import DEADLINE_EXCEEDED, BridgeError, encode_error
@@ -12,11 +14,12 @@ from bridge.protocol.messages import ERROR, NOT_RUN, OK, ROWS, Reply, Request
 from bridge.protocol.values import decode_value, encode_value, read_plain_rows, split_values
 from bridge.protocol.worker_spec import WorkerSpec
 from bridge.worker.call import Call, CallStopped
+from bridge.worker.program_loop import on_thread
 from bridge.worker.raised import redacted, remote_error
 from bridge.worker.slots import StartedSlots
 
 if TYPE_CHECKING:
-    from bridge.worker.operations import Operation, Operations
+    from bridge.worker.operations import Asynchronous, Operation, Operations
 
 Outcome = tuple[int, bytes]
 
@@ -36,32 +39,108 @@ class Runner:
         self._find = operations.find
         self._unknown = operations.unknown
         self._nesting = spec.nesting
-        self._message_bytes = spec.message_bytes
-        self._mark = slots.mark
+        self.message_bytes = spec.message_bytes
+        self.mark = slots.mark
         keys = {str(lm.get("api_key") or "") for lm in spec.lms.values()}
+        keys.add(str(spec.embedder.get("api_key") or ""))
         self._secrets = tuple(key for key in keys if len(key) >= _SECRET_CHARS)
+        self.batched = operations.batched
+        self._at_once = threading.Lock()
 
     def run(self, request: Request, call: Call) -> Reply:
         """Run the attempt to its end and return its reply. Raises nothing that user code raised."""
-        self._mark(request.epoch)
+        self.mark(request.epoch)
         started = perf_counter()
         payload = request.payload or b""
         operation = self._find(request.operation)
         if request.rows > 1:
             status, payload = self._run_rows(operation, payload, request.rows, call)
         else:
-            status, payload = self._run_payload(operation, payload, call, self._message_bytes)
-        return Reply(
-            request_id=request.request_id,
-            payload=payload,
-            status=status,
-            epoch=request.epoch,
-            run_ms=(perf_counter() - started) * 1e3,
-            lm_calls=call.lm_calls,
-            tokens=call.tokens,
-            cost_usd=call.cost_usd,
-            cached=call.cached,
-        )
+            status, payload = self._run_payload(operation, payload, call, self.message_bytes)
+        return _reply(request, call, started, status, payload)
+
+    def value_of(self, payload: bytes) -> Any:
+        """Return an argument value. Raises BridgeError."""
+        return decode_value(payload, nesting=self._nesting)
+
+    def outcome_of(self, make: Callable[[], Any], call: Call) -> Outcome:
+        """Return what `make` returns or raises, as it travels."""
+        try:
+            return OK, self._encoded(make(), call, self.message_bytes)
+        except BaseException as exc:  # noqa: BLE001 - as in `run`
+            return self.failure(exc, call)
+
+    def failure(self, exc: BaseException, call: Call) -> Outcome:
+        """Return an exception as it travels."""
+        return ERROR, self._told(exc, call)
+
+    def begin(self, request: Request, call: Call) -> Reply | Coroutine[Any, Any, Reply]:
+        """Run the attempt like `run`, or return what runs it on an event loop, if that is where it belongs."""
+        operation = self._find(request.operation)
+        if getattr(operation, "is_async", None) is None:
+            return self.run(request, call)
+        operation = cast("Asynchronous", operation)
+        payload = request.payload or b""
+        try:
+            rows = [payload] if request.rows <= 1 else split_values(payload, request.rows)
+            first = decode_value(rows[0], nesting=self._nesting)
+        except BridgeError:
+            return self.run(request, call)  # which tells what is wrong
+        if call.streams or operation.is_async(first):
+            if not call.streams and operation.at_once(first, call):
+                # Python runs one thread at a time: more that want to would hold up each other, and the io thread.
+                with self._at_once:
+                    return self.run(request, call)
+            self.mark(request.epoch)
+            return self._arun(operation, request, rows, call)
+        if request.rows > 1:
+            return self.run(request, call)
+        self.mark(request.epoch)
+        started = perf_counter()
+        return _reply(request, call, started, *self._run_value(operation, first, call, self.message_bytes))
+
+    async def _arun(self, operation: Asynchronous, request: Request, rows: list[Any], call: Call) -> Reply:
+        started = perf_counter()
+        if request.rows > 1:
+            outcome = await self._arun_rows(operation, rows, call)
+        else:
+            outcome = await self._arun_payload(operation, rows[0], call, self.message_bytes)
+        return _reply(request, call, started, *outcome)
+
+    async def _arun_rows(self, operation: Asynchronous, rows: list[Any], call: Call) -> Outcome:
+        """Run every row, one after the other, by the rules of `_run_rows`."""
+        outcomes: list[Outcome] = []
+        left_bytes = self.message_bytes - _OUTCOME_BYTES * len(rows)
+        needed_bytes = self.message_bytes // _FREE_PART
+        for number, row in enumerate(rows):
+            if left_bytes < needed_bytes and outcomes:
+                outcomes += [(NOT_RUN, b"")] * (len(rows) - len(outcomes))
+                break
+            try:
+                call.rows_done = number
+                call.step()
+            except CallStopped as stop:
+                outcome = ERROR, encode_error(stop.error)
+            else:
+                outcome = await self._arun_payload(operation, row, call, max(left_bytes, 0))
+            left_bytes -= len(outcome[1])
+            needed_bytes = max(needed_bytes, len(outcome[1]))
+            outcomes.append(outcome)
+        return ROWS, pack_outcomes(outcomes)
+
+    async def _arun_payload(self, operation: Asynchronous, payload: Any, call: Call, max_bytes: int) -> Outcome:
+        try:
+            value = decode_value(payload, nesting=self._nesting)
+        except BridgeError as error:
+            return ERROR, encode_error(error)
+        try:
+            if call.streams or operation.is_async(value):
+                result = await operation.run_async(value, call)
+            else:
+                result = await on_thread(functools.partial(operation, value, call))
+            return OK, self._encoded(result, call, max_bytes)
+        except BaseException as exc:  # noqa: BLE001 - as below
+            return ERROR, self._told(exc, call)
 
     def _run_rows(self, operation: Operation | None, payload: bytes, count: int, call: Call) -> Outcome:
         """Run every row; a row's error is its own. Rows after a cancellation or the deadline get that error.
@@ -77,8 +156,8 @@ class Runner:
             except BridgeError as error:
                 return ERROR, encode_error(error)
         outcomes: list[Outcome] = []
-        left_bytes = self._message_bytes - _OUTCOME_BYTES * count
-        needed_bytes = self._message_bytes // _FREE_PART
+        left_bytes = self.message_bytes - _OUTCOME_BYTES * count
+        needed_bytes = self.message_bytes // _FREE_PART
         for number, row in enumerate(rows):
             if left_bytes < needed_bytes and outcomes:
                 outcomes += [(NOT_RUN, b"")] * (count - len(outcomes))
@@ -108,18 +187,44 @@ class Runner:
         try:
             if operation is None:
                 raise self._unknown(call.operation)
-            result = operation(value, call)
-            try:
-                return OK, encode_value(result, nesting=self._nesting, max_bytes=max_bytes)
-            except BridgeError as error:
-                message = f"the result of {call.operation} cannot be returned: {error.message}"
-                raise BridgeError(error.code, message, details=error.details) from None
-        except CallStopped as stop:
-            return ERROR, encode_error(stop.error)
-        except BridgeError as error:
-            return ERROR, encode_error(redacted(error, self._secrets))
+            return OK, self._encoded(operation(value, call), call, max_bytes)
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a program ends the call, never the process
-            return ERROR, encode_error(redacted(remote_error(exc), self._secrets))
+            return ERROR, self._told(exc, call)
+
+    def _encoded(self, result: Any, call: Call, max_bytes: int) -> bytes:
+        try:
+            return encode_value(result, nesting=self._nesting, max_bytes=max_bytes)
+        except BridgeError as error:
+            message = f"the result of {call.operation} cannot be returned: {error.message}"
+            raise BridgeError(error.code, message, details=error.details) from None
+
+    def _told(self, exc: BaseException, call: Call) -> bytes:
+        """Return what is told of an exception that ended a row."""
+        if not isinstance(exc, Exception):
+            try:
+                if not isinstance(exc, CallStopped):
+                    call.check()  # a cancelled task, or a group of them: the call's own end
+            except CallStopped as stop:
+                exc = stop
+            if isinstance(exc, CallStopped):
+                return encode_error(exc.error)
+        error = exc if isinstance(exc, BridgeError) else remote_error(exc)
+        return encode_error(redacted(error, self._secrets))
+
+
+def _reply(request: Request, call: Call, started: float, status: int, payload: bytes) -> Reply:
+    """Return the reply to an attempt that has run. started: by `perf_counter`."""
+    return Reply(
+        request_id=request.request_id,
+        payload=payload,
+        status=status,
+        epoch=request.epoch,
+        run_ms=(perf_counter() - started) * 1e3,
+        lm_calls=call.lm_calls,
+        tokens=call.tokens,
+        cost_usd=call.cost_usd,
+        cached=call.cached,
+    )
 
 
 # --- replies to attempts that do not run ----------------------------------------------------------

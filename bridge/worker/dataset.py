@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dspy  # type: ignore[import-untyped]
@@ -23,9 +23,10 @@ class Dataset(NamedTuple):
 def read(
     trainset: Any, valset: Any, *, inputs: Sequence[str], required: Sequence[str], seed: int
 ) -> Dataset:  # fmt: skip
-    """Return the examples of `trainset` and `valset`, each a list of mappings.
+    """Return the examples of `trainset` and `valset`, each a list of mappings or of `dspy.Example`.
 
-    inputs: the fields that the program takes; all others are labels. required: fields that every row must have.
+    inputs: the fields that the program takes; all others are labels. An Example that says what its inputs are is
+    taken at its word. required: fields that every row must have.
     A `valset` of None takes 20 % of the train set, chosen by the seed. The train set is shuffled by the seed.
     Raises one INVALID_REQUEST that lists every row at fault with its number, counted from 0.
     """
@@ -53,10 +54,14 @@ def _examples(
     examples = []
     for number, row in enumerate(rows):
         where = f"{path}[{number}]"
+        keys = getattr(row, "_input_keys", None) if isinstance(row, dspy.Example) else None
+        if isinstance(row, dspy.Example | Mapping):
+            row = dict(row.items())
         if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
             problems.append((where, f"{where} must be a mapping with text keys, got {arguments.shown(row)}"))
             continue
         missing = [name for name in required if name not in row]
         problems += [(f"{where}.{name}", f"{where}.{name} is missing") for name in missing]
-        examples.append(dspy.Example(**row).with_inputs(*(name for name in inputs if name in row)))
+        keys = inputs if keys is None else keys
+        examples.append(dspy.Example(row).with_inputs(*(name for name in keys if name in row)))
     return examples

@@ -1,103 +1,71 @@
-"""The executor: threads that run attempts: the highest class first, in it first come, first served.
+"""The executor: runs attempts, `slots` at once, on threads and on the program loop together.
 
-An attempt waits until a thread claims it; only what is not claimed can be given back. The io thread alone submits and
-settles; the executor's threads only claim, run and deliver.
+The highest class goes first, in it first come, first served. An attempt waits until a thread claims it; only what is
+not claimed can be given back. The thread runs it itself, or hands it to the loop and claims the next. An attempt that
+waits for something that may need a slot lends its own to others, and gets the next that becomes free.
 """
 
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine
 from operator import itemgetter
 from typing import Any, Final
 
 from bridge import faultpoints
 from bridge.protocol.errors import CANCELLED, BridgeError
-from bridge.protocol.messages import FLAG_EVENTS, Event, Message, Reply, Request
-from bridge.protocol.values import encode_value
+from bridge.protocol.messages import (
+    FLAG_EVENTS,
+    Credit,
+    Event,
+    Message,
+    Reply,
+    Request,
+    ToolReply,
+)
 from bridge.worker.attempt import Runner, expired, refuse
+from bridge.worker.batching import Batcher, Batchers
 from bridge.worker.call import Call, Progress, current_call
+from bridge.worker.emitter import EVENT_BACKLOG, Deliver, emitter
+from bridge.worker.lending import Attempt, Slots
+from bridge.worker.program_loop import ProgramLoop, ProgramTask
 from bridge.worker.raised import internal_error
 
 log = logging.getLogger(__name__)
 
-# Events that wait to be sent; then the program that emits them waits too.
-EVENT_BACKLOG: Final = 1024
-_CHECK_S: Final = 0.1
 # Each so many claims what came first is next, whatever its class: a stream of high work holds up no other for good.
 _OLDEST_EACH: Final = 8
+# Threads that were needed beyond the slots stay so long, then they end.
+_SPARE_S: Final = 5.0
+# A task is cancelled so long after its deadline: by then nobody can take it for early.
+_LATE_S: Final = 0.001
 
-Deliver = Callable[[Message], None]
 _run_ms = itemgetter(1)
 
 
-class Emitter:
-    """The events of one attempt: numbered, in order, and none after its reply. Thread-safe."""
-
-    def __init__(self, request: Request, deliver: Deliver, room: threading.Semaphore) -> None:
-        self._request = request
-        self._deliver = deliver
-        self._room = room
-        self._lock = threading.Lock()
-        self._sequence = 0
-        self._open = True
-        self.check: Callable[[], None] = lambda: None
-
-    def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Send an event; wait while too many are on their way.
-
-        Raises BridgeError for fields that cannot travel, CallStopped when the call ends while waiting.
-        """
-        payload = encode_value(dict(fields))
-        while not self._room.acquire(timeout=_CHECK_S):
-            self.check()
-        with self._lock:
-            if not self._open:
-                self._room.release()
-                return
-            self._sequence += 1
-            request = self._request
-            self._deliver(
-                Event(
-                    request_id=request.request_id,
-                    payload=payload,
-                    kind=kind,
-                    epoch=request.epoch,
-                    sequence=self._sequence,
-                )
-            )
-
-    def close(self) -> None:
-        """Send nothing more."""
-        with self._lock:
-            self._open = False
-
-
-class _Attempt:
-    __slots__ = ("call", "emitter", "request")
-
-    def __init__(self, request: Request, call: Call, emitter: Emitter | None) -> None:
-        self.request = request
-        self.call = call
-        self.emitter = emitter
-
-
 class Executor:
-    """Runs attempts on `slots` threads. deliver: takes what is to be sent, from any thread, without blocking."""
+    """Runs attempts. deliver: takes what is to be sent, from any thread, without blocking."""
 
     def __init__(self, slots: int, deliver: Deliver) -> None:
-        self._slots = slots
         self._deliver = deliver
         self._runner: Runner | None = None
-        self._changed = threading.Condition()
+        self._programs = ProgramLoop()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        # Who leads a batch waits for more of its operation: all at its own condition, under the same lock.
+        self._arrived = threading.Condition(lock)
+        self._gathering: set[str] = set()
         # All in order of arrival. live: until the reply is settled; queued: what no thread has claimed, by class.
-        self._live: dict[int, _Attempt] = {}
-        self._queued: tuple[dict[int, _Attempt], ...] = ({}, {}, {})
+        self._live: dict[int, Attempt] = {}
+        self._queued: tuple[dict[int, Attempt], ...] = ({}, {}, {})
         self._claims = 0
+        self._threads = 0
+        self._slots = Slots(slots, self._changed, self._live, deliver, self._make_room)
         self._event_room = threading.Semaphore(EVENT_BACKLOG)
         self._closed = False
 
@@ -114,32 +82,39 @@ class Executor:
     def start(self, runner: Runner) -> None:
         """Begin to run what was submitted and what will be."""
         self._runner = runner
-        for number in range(self._slots):
-            threading.Thread(target=self._work, name=f"executor[{number}]", daemon=True).start()
+        self._batchers = Batchers(runner)
+        with self._changed:
+            self._make_room()
 
     def close(self) -> None:
-        """Let the threads end as they become idle."""
+        """Let the threads end as they become idle, and the program loop now."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._arrived.notify_all()
+        self._programs.close()
 
     # --- called by the io thread ------------------------------------------------------------------
 
     def submit(self, request: Request, received_s: float) -> None:
         """Take an attempt. received_s: `time.monotonic()` when it came; its deadline counts from there."""
         deadline = None if request.deadline_ms is None else received_s + request.deadline_ms / 1e3
-        emitter = Emitter(request, self._deliver, self._event_room) if request.flags & FLAG_EVENTS else None
+        events = emitter(request, self._deliver, self._event_room) if request.flags & FLAG_EVENTS else None
         call = Call(
             request.request_id, request.epoch, request.operation, lm=request.lm, deadline=deadline,
-            emit=emitter.emit if emitter is not None else None,
+            principal=request.principal, depth=request.depth, parent_request_id=request.parent_request_id,
+            home=self._slots, events=events, streams=events is not None and request.event_window > 0,
         )  # fmt: skip
-        if emitter is not None:
-            emitter.check = call.check
-        attempt = _Attempt(request, call, emitter)
+        if events is not None:
+            events.call = call
+        attempt = Attempt(request, call, events, received_s)
         self._live[request.epoch] = attempt
         with self._changed:
             self._queued[request.priority][request.epoch] = attempt
-            self._changed.notify()
+            if self._gathering and request.operation in self._gathering:
+                self._arrived.notify_all()
+            elif self._slots.free:
+                self._changed.notify()
 
     def recall(self, epoch: int) -> bool:
         """Take an attempt back. Returns False if it has started, or has come and gone."""
@@ -168,6 +143,18 @@ class Executor:
         text = f"{attempt.request.operation} was cancelled before it started"
         return refuse(attempt.request, BridgeError(CANCELLED, text))
 
+    def credit(self, message: Credit) -> None:
+        """Take note that the caller has read events of an attempt."""
+        attempt = self._live.get(message.epoch)
+        if attempt is not None and attempt.emitter is not None:
+            attempt.emitter.grant(message.events)
+
+    def tool_reply(self, message: ToolReply) -> None:
+        """Hand an attempt the answer to a ToolCall of its own."""
+        attempt = self._live.get(message.epoch)
+        if attempt is not None and attempt.call.on_tool_reply is not None:
+            attempt.call.on_tool_reply(message)
+
     def progress(self, now: float, most: int) -> list[Progress]:
         """Return how far the attempts are that run now, the longest running first, at most `most`."""
         told = [one for attempt in self._live.values() if (one := attempt.call.progress(now)) is not None]
@@ -180,35 +167,102 @@ class Executor:
             faultpoints.hit("worker.before_reply_sent")
             self._live.pop(message.epoch, None)
         elif type(message) is Event:
-            self._event_room.release()
+            attempt = self._live.get(message.epoch)
+            if attempt is not None and attempt.emitter is not None:
+                attempt.emitter.sent()
 
     # --- the executor's threads -------------------------------------------------------------------
 
+    def _make_room(self) -> None:
+        """Have a thread for each slot, and for each attempt that has lent its slot and may wait on a thread."""
+        while self._threads < self._slots.threads:
+            threading.Thread(target=self._work, name=f"executor[{self._threads}]", daemon=True).start()
+            self._threads += 1
+
     def _work(self) -> None:
+        runner = self._runner
+        assert runner is not None
         while (attempt := self._claim()) is not None:
             try:
-                reply = contextvars.copy_context().run(self._run, attempt)
-            except BaseException:
-                # Not even an error could be built. The coordinator tells the callers of a dead worker.
-                log.critical("attempt_unanswerable: epoch %d", attempt.request.epoch, exc_info=True)
-                os._exit(1)
-            if attempt.emitter is not None:
-                attempt.emitter.close()
-            self._deliver(reply)
+                if (batched := runner.batched(attempt.request.operation)) is not None:
+                    self._lead(attempt, self._batchers.of(attempt.request.operation, batched))
+                    continue
+                context = contextvars.copy_context()
+                reply = context.run(self._run, attempt)
+                if isinstance(reply, Reply):
+                    self._end(attempt, reply)
+                else:
+                    self._programs.start(self._drive(attempt, reply), context, functools.partial(_watch, attempt.call))
+            except BaseException:  # noqa: BLE001 - not even an error could be built
+                _leave(attempt)
             del attempt, reply  # an idle thread holds on to no arguments or results
 
-    def _claim(self) -> _Attempt | None:
-        """Wait for an attempt and make it this thread's. Returns None when the executor is closed."""
+    # --- batches (see `batching`) ---------------------------------------------------------------------
+
+    def _lead(self, attempt: Attempt, batcher: Batcher) -> None:
+        """Have an attempt run in a batch. All of a batch go on the one slot of its thread."""
+        attempt.holds = False
+        batcher.enter(attempt, self)
+        with self._changed:
+            self._slots.release()
+
+    def claim_more(
+        self, operation: str, most: int, until_s: float, *, alone: bool, is_current: Callable[[], bool]
+    ) -> list[Attempt]:
+        """Return attempts of an operation that nobody has claimed, waiting for the first until then (monotonic).
+
+        It does not wait while attempts of other operations are waiting; alone: then it returns nothing. is_current:
+        tells whether the operation is still what its name stands for, for all that has come so far; if not, likewise.
+        """
+        with self._changed:
+            self._gathering.add(operation)
+            try:
+                while True:
+                    waiting = [one for queued in self._queued for one in queued.values()]
+                    mine = [one for one in waiting if one.request.operation == operation]
+                    others = len(waiting) > len(mine)
+                    left_s = until_s - time.monotonic()
+                    if mine or others or left_s <= 0 or self._closed or not is_current():
+                        break
+                    self._arrived.wait(left_s)
+                mine = [] if (alone and others) or not is_current() else mine[:most]
+                for attempt in mine:
+                    del self._queued[attempt.request.priority][attempt.request.epoch]
+                return mine
+            finally:
+                self._gathering.discard(operation)
+                if self._slots.free and self.queued:
+                    self._changed.notify_all()
+
+    def finish(self, attempt: Any, reply: Reply) -> None:
+        """Deliver the reply to an attempt of a batch."""
+        if attempt.emitter is not None:
+            attempt.emitter.close()
+        self._deliver(reply)
+
+    def _claim(self) -> Attempt | None:
+        """Wait for an attempt and a slot, and make them this thread's. Returns None when the thread is to end."""
         with self._changed:
             high, normal, low = self._queued
-            while not (normal or high or low):
-                if self._closed:
+            while not (self._slots.free and (normal or high or low)):
+                if self._closed or not self._wait():
                     return None
-                self._changed.wait()
             first = normal if not (high or low) else self._turn()
-            return first.pop(next(iter(first)))
+            attempt = first.pop(next(iter(first)))
+            self._slots.take(attempt)
+            return attempt
 
-    def _turn(self) -> dict[int, _Attempt]:
+    def _wait(self) -> bool:
+        """Wait for something to change. Returns False if this thread is one too many."""
+        is_spare = self._threads > self._slots.threads
+        if self._changed.wait(_SPARE_S if is_spare else None) or (self._slots.free and self.queued):
+            return True
+        if self._threads <= self._slots.threads:
+            return True
+        self._threads -= 1
+        return False
+
+    def _turn(self) -> dict[int, Attempt]:
         """Return the class that is next, where others than the normal one may wait."""
         waiting = [queued for queued in self._queued if queued]
         if len(waiting) > 1:
@@ -217,7 +271,8 @@ class Executor:
                 return min(waiting, key=lambda queued: next(iter(queued)))  # epochs grow
         return waiting[0]
 
-    def _run(self, attempt: _Attempt) -> Reply:
+    def _run(self, attempt: Attempt) -> Reply | Coroutine[Any, Any, Reply]:
+        """Run an attempt on this thread, or return what runs it on the program loop."""
         assert self._runner is not None
         request, call = attempt.request, attempt.call
         try:
@@ -226,8 +281,47 @@ class Executor:
                 return expired(request)
             current_call.set(call)
             faultpoints.hit("worker.before_run")
-            reply = self._runner.run(request, call)
-            faultpoints.hit("worker.after_run")
+            reply = self._runner.begin(request, call)
+            if type(reply) is Reply:
+                faultpoints.hit("worker.after_run")
             return reply
         except BaseException as exc:  # noqa: BLE001 - out of memory while answering: the caller must still be told
             return refuse(request, internal_error(exc))
+
+    async def _drive(self, attempt: Attempt, work: Coroutine[Any, Any, Reply]) -> None:
+        """Run an attempt on the program loop to its end."""
+        try:
+            try:
+                reply = await work
+                faultpoints.hit("worker.after_run")
+            except BaseException as exc:  # noqa: BLE001 - as above
+                reply = refuse(attempt.request, internal_error(exc))
+            self._end(attempt, reply)
+            with self._changed:
+                if self._slots.free:
+                    self._changed.notify()
+        except BaseException:  # noqa: BLE001 - as above
+            _leave(attempt)
+
+    def _end(self, attempt: Attempt, reply: Reply) -> None:
+        if attempt.emitter is not None:
+            attempt.emitter.close()
+        self._deliver(reply)
+        with self._changed:
+            self._slots.leave(attempt)
+
+
+def _watch(call: Call, task: ProgramTask) -> None:
+    """Have a task of the program loop cancelled when its call must stop. To be called on the loop."""
+    loop = task.get_loop()
+    undo = call.on_stop(lambda: loop.call_soon_threadsafe(task.cancel))
+    task.add_done_callback(lambda _: undo())
+    if call.deadline is not None:
+        timer = loop.call_at(call.deadline + _LATE_S, task.cancel)
+        task.add_done_callback(lambda _: timer.cancel())
+
+
+def _leave(attempt: Attempt) -> None:
+    """End the process, for an attempt cannot be answered. The coordinator tells the callers of a dead worker."""
+    log.critical("attempt_unanswerable: epoch %d", attempt.request.epoch, exc_info=True)
+    os._exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import dspy  # type: ignore[import-untyped]
 import pydantic
@@ -14,11 +14,20 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
-from bridge.worker import arguments
+from bridge.protocol.record import as_plain
+from bridge.worker import arguments, typed_inputs
+from bridge.worker.checked import is_checked
 from bridge.worker.dspy_signature import UNTYPED, type_of
 from signatures.converters import convert
 from signatures.errors import Problem, SignatureError, ValidationError
 from signatures.types import Constraints, Custom, Media, Type
+
+# What a class says of a value may hold all of it.
+_MESSAGE_CHARS: Final = 500
+
+
+# Modules whose inputs are those of their `signature`.
+_BY_SIGNATURE: Final = (dspy.Predict, dspy.ReAct, dspy.ReActV2, dspy.ProgramOfThought, dspy.CodeAct, dspy.RLM)
 
 
 class Field(NamedTuple):
@@ -57,7 +66,8 @@ class Inputs:
             return cls.of_signature(signature)
         fields: dict[str, Field] = {}
         is_open = False
-        parameters = list(inspect.signature(type(program).forward).parameters.values())[1:]
+        forward = getattr(type(program), "forward", None) or type(program).aforward
+        parameters = list(inspect.signature(forward).parameters.values())[1:]
         for parameter in parameters:
             if parameter.kind is parameter.VAR_KEYWORD:
                 is_open = True
@@ -66,10 +76,12 @@ class Inputs:
         return cls(fields, is_open=is_open)
 
     def check(self, given: Any, owner: str) -> dict[str, Any]:
-        """Return the inputs with their values as the types want them, and defaults filled in.
+        """Return the inputs, a mapping or an Example, with their values as the types want them, and defaults filled in.
 
         Raises one INVALID_REQUEST that lists everything missing, unknown or of another type.
         """
+        if isinstance(given, dspy.Example | Mapping):
+            given = dict(given.items())
         if not isinstance(given, dict):
             raise arguments.invalid("inputs", f"the inputs of {owner} are a mapping, got {arguments.shown(given)}")
         problems = [
@@ -81,14 +93,14 @@ class Inputs:
             problems += [(f"inputs.{name}", f"inputs.{name} is no name") for name in given if not isinstance(name, str)]
         else:
             problems += arguments.unknown_names(given, self.names, owner, "inputs.")
-        values = dict(given)
+        values = {name: typed_inputs.real(value, f"inputs.{name}", problems) for name, value in given.items()}
         for name, field in self.fields.items():
             if name not in given:
                 if field.default is not None:
                     values[name] = field.default()
             elif field.convert is not None:
                 try:
-                    values[name] = field.convert(given[name], f"inputs.{name}")
+                    values[name] = field.convert(as_plain(values[name]), f"inputs.{name}")
                 except ValidationError as exc:
                     problems += [(problem.path, problem.message) for problem in exc.problems]
         if problems:
@@ -98,7 +110,7 @@ class Inputs:
 
 def signature_of(program: Any) -> Any | None:
     """Return the signature whose inputs are the program's, for DSPy's own modules; None for others."""
-    if type(program) in (dspy.Predict, dspy.ReAct):
+    if type(program) in _BY_SIGNATURE:
         return program.signature
     if type(program) is dspy.ChainOfThought:
         return program.predict.signature
@@ -117,9 +129,10 @@ def _typed_field(info: FieldInfo) -> Field:
         type_, constraints = type_of(info)
     except SignatureError:
         # A type beyond signatures, such as a TypeVar: pydantic may know it.
-        return Field(required, _by_pydantic(info.annotation), default)
+        return Field(required, _by_pydantic(info.annotation, info.annotation), default)
     if _is_dspys(type_):
-        return Field(required, _by_pydantic(info.annotation), default)
+        taken = info.annotation if is_checked(info.annotation) else typed_inputs.annotation_of(type_)
+        return Field(required, _by_pydantic(taken, info.annotation), default)
     return Field(required, _by_engine(type_, constraints), default)
 
 
@@ -134,16 +147,20 @@ def _by_engine(type_: Type, constraints: Constraints) -> Callable[[Any, str], An
     return lambda value, path: convert(type_, constraints, value, path)
 
 
-def _by_pydantic(annotation: Any) -> Callable[[Any, str], Any]:
+def _by_pydantic(annotation: Any, told: Any) -> Callable[[Any, str], Any]:
+    """Return the conversion to an annotation; told: the annotation that messages name."""
     adapter = _adapter(annotation)
     # `list[int]` has the __name__ of `list`.
-    expects = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    expects = told.__name__ if isinstance(told, type) else str(told).replace("typing.", "")
 
     def converted(value: Any, path: str) -> Any:
         try:
             return adapter.validate_python(value)
         except pydantic.ValidationError as exc:
             raise ValidationError([Problem(_mistyped(expects, value, path, exc), path)]) from exc
+        except Exception as exc:  # a class of the user's or of DSPy's raises what it likes
+            text = f"{path} must be {expects}, got {arguments.shown(value)}: {type(exc).__name__}: {exc}"
+            raise ValidationError([Problem(text[:_MESSAGE_CHARS], path)]) from exc
 
     return converted
 
@@ -160,4 +177,4 @@ def _mistyped(expects: str, value: Any, path: str, exc: pydantic.ValidationError
     first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
     steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
     detail = f"{steps.lstrip('.')}: {first['msg']}" if steps else first["msg"]
-    return f"{path} must be {expects}, got {arguments.shown(value)}: {detail}"
+    return f"{path} must be {expects}, got {arguments.shown(value)}: {detail}"[:_MESSAGE_CHARS]

@@ -24,6 +24,7 @@ from bridge.protocol.messages import (
     BEAT_ATTEMPTS,
     BootFailed,
     Cancel,
+    Credit,
     Heartbeat,
     Hello,
     Message,
@@ -36,11 +37,13 @@ from bridge.protocol.messages import (
     Request,
     Started,
     Stop,
+    ToolReply,
     Welcome,
 )
 from bridge.protocol.worker_spec import WorkerSpec
+from bridge.shared_memory import Lendings
 from bridge.transport import Dealer, Sent
-from bridge.worker.attempt import Runner, expired
+from bridge.worker.attempt import Runner, expired, refuse
 from bridge.worker.call import Call, InlineCall
 from bridge.worker.executor import Executor
 from bridge.worker.memory import FamilyMemory
@@ -85,6 +88,7 @@ class Loop:
         self._stopping = False
         self._exit_code: int | None = None
         self._leave_by_s = float("inf")
+        self._lendings = Lendings(spec.shared_dir)
         self._retry_at_s = float("inf")
 
     def start(self) -> None:
@@ -218,7 +222,13 @@ class Loop:
             for message in decoded.messages:
                 if type(message) is not Request:
                     self._on_message(message)
-                elif (call := self._inline.get(message.operation)) is not None and message.rows <= INLINE_ROWS:
+                    continue
+                if message.segment:
+                    taken = self._take_in(message)
+                    if taken is None:
+                        continue
+                    message = taken
+                if (call := self._inline.get(message.operation)) is not None and message.rows <= INLINE_ROWS:
                     self._out.append(self._run_inline(message, call))
                 elif self._stopping:
                     self._out.append(Recalled(request_id=message.request_id, epoch=message.epoch))
@@ -231,6 +241,14 @@ class Loop:
             if left == 1 < len(decoded.messages):
                 left = TURN_MESSAGES
             left -= len(decoded.messages) or 1
+
+    def _take_in(self, request: Request) -> Request | None:
+        """Return an attempt with its payload, from where it is shared; None: it is answered, for there is none."""
+        try:
+            return self._lendings.take_in(request)
+        except BridgeError as error:
+            self._out.append(refuse(request, error))
+            return None
 
     def _run_inline(self, request: Request, call: Call) -> Reply:
         if request.deadline_ms is not None and request.deadline_ms <= 0:
@@ -247,6 +265,10 @@ class Loop:
                 reply = self._executor.cancel(message.epoch)
                 if reply is not None:
                     self._out.append(reply)
+            case ToolReply():
+                self._executor.tool_reply(message)
+            case Credit():
+                self._executor.credit(message)
             case Program():
                 self._change_program(message)
             case Stop():
@@ -313,6 +335,8 @@ class Loop:
 
     def _flush(self, now: float) -> None:
         if self._out:
+            if self._lendings:
+                self._out = [self._lendings.give_out(message) for message in self._out]
             self._outbox.extend(codec.encode_frames(self._out))
             self._out.clear()
         self._retry_at_s = float("inf")

@@ -7,6 +7,7 @@ A reward judges a prediction alone: `reward(inputs, prediction)`. Both return a 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -54,7 +55,13 @@ def find_reward(name: Any, path: str) -> Reward:
         kind, output = field
         return (_filled if kind == "filled" else _concise)(output, path)
     function = _function(label, path)
-    return lambda inputs, prediction: _number(function(inputs, prediction), label)
+
+    # Who shows a reward's source to a language model shows the user's own.
+    @functools.wraps(function)
+    def reward(inputs: dict[str, Any], prediction: Any) -> float:
+        return _number(function(inputs, prediction), label)
+
+    return reward
 
 
 def label_field(name: Any) -> str | None:
@@ -113,7 +120,13 @@ def _native(name: str, field: str, path: str) -> Metric:
 
 
 def _filled(field: str, path: str) -> Reward:
-    return lambda inputs, prediction: float(bool(str(_field(prediction, field, path)).strip()))
+    """1 for a text that is not blank, else 0."""
+
+    def filled(inputs: dict[str, Any], prediction: Any) -> float:
+        text = str(_field(prediction, field, path)).strip()
+        return 1.0 if text else 0.0
+
+    return filled
 
 
 def _concise(field: str, path: str) -> Reward:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bridge import native
+from bridge.batched import BatchLimits
 from bridge.protocol.errors import BridgeError, not_found
 from bridge.protocol.messages import Program
 from bridge.protocol.worker_spec import WorkerSpec
@@ -19,10 +20,44 @@ from bridge.worker import arguments, faults
 from bridge.worker.call import Call
 
 if TYPE_CHECKING:
+    from bridge.worker.batching import Batched
     from bridge.worker.lm import LanguageModels
     from bridge.worker.programs import Programs
 
-Operation = Callable[[Any, Call], Any]
+
+class Operation(Protocol):
+    """What a request runs: arguments in, a value that can travel out. A plain function is one.
+
+    Where it has `is_async` and `run_async` too (see `Asynchronous`), it may run on the worker's event loop.
+    """
+
+    def __call__(self, args: Any, call: Call, /) -> Any:
+        """Run on a thread of the executor's."""
+
+
+class Asynchronous:
+    """An operation that can run on the worker's event loop.
+
+    is_async: tells whether it may for these arguments; cheap, and raises nothing. run_async: runs there, whatever
+    `is_async` says: a request whose answer is streamed always does. It must not block the loop. run: does the same on
+    a thread. at_once: tells that a call waits for nothing: then threads do it, one after the other.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Any, Call], Any],
+        run_async: Callable[[Any, Call], Awaitable[Any]],
+        is_async: Callable[[Any], bool],
+        at_once: Callable[[Any, Call], bool] = lambda args, call: False,
+    ) -> None:
+        self._run = run
+        self.run_async = run_async
+        self.is_async = is_async
+        self.at_once = at_once
+
+    def __call__(self, args: Any, call: Call, /) -> Any:
+        """Run on a thread of the executor's."""
+        return self._run(args, call)
 
 
 def build(spec: WorkerSpec) -> Operations:
@@ -30,7 +65,9 @@ def build(spec: WorkerSpec) -> Operations:
     prepare_environment(spec.cache_dir)
     import dspy  # type: ignore[import-untyped]
 
-    from bridge.worker.embed import embed
+    from bridge.worker import handlers, tools
+    from bridge.worker.embedding import Embedder
+    from bridge.worker.embedding.operation import Embed
     from bridge.worker.lm import LanguageModels
     from bridge.worker.modules import Modules
     from bridge.worker.optimize import Optimize
@@ -39,9 +76,13 @@ def build(spec: WorkerSpec) -> Operations:
 
     # Answers are not kept between requests: DSPy's keys leave out whose endpoint and whose key was used.
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    handlers.remember()
+    tools.serve(spec)
     models = LanguageModels(spec.lms)
     scope = Scope(models)
-    modules = Modules(scope)
+    embedder = Embedder.of(spec)
+    embed = Embed(embedder, BatchLimits(**spec.batch))
+    modules = Modules(scope, embedder)
     built_in: dict[str, Operation] = {
         "ping": functools.partial(_ping, spec.worker_id),
         "echo": _echo,
@@ -54,7 +95,7 @@ def build(spec: WorkerSpec) -> Operations:
     programs = Programs(modules, scope)
     built_in["programs.load"] = programs.load_operation
     built_in["optimize"] = Optimize(programs, scope)
-    return Operations(built_in, programs, models)
+    return Operations(built_in, programs, models, {"embed": embed} if spec.batch else {})
 
 
 class Operations:
@@ -62,14 +103,21 @@ class Operations:
 
     inline: Final = frozenset({"ping", "echo"})
 
-    def __init__(self, built_in: dict[str, Operation], programs: Programs, models: LanguageModels) -> None:
+    def __init__(
+        self, built_in: dict[str, Operation], programs: Programs, models: LanguageModels, batched: dict[str, Batched]
+    ) -> None:
         self._built_in = built_in
         self._programs = programs
         self._models = models
+        self._batched = batched
 
     def find(self, name: str) -> Operation | None:
         """Return the operation `(args, call) -> value`, None if there is none of that name."""
         return self._built_in.get(name) or self._programs.find(name)
+
+    def batched(self, name: str) -> Batched | None:
+        """Return the operation of that name if it takes the items of many callers at once."""
+        return self._batched.get(name) or self._programs.batched(name)
 
     def unknown(self, name: str) -> BridgeError:
         """Return the NOT_FOUND for a name that `find` does not know."""
@@ -84,7 +132,10 @@ class Operations:
         self._programs.define(message)
 
     def close(self) -> None:
-        """Release what the language models hold."""
+        """Release what the language models and the tools hold."""
+        from bridge.worker import tools  # it imports dspy
+
+        tools.close()
         self._models.close()
 
 

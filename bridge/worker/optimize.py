@@ -82,7 +82,8 @@ class Optimize:
             told = {"optimizer": plan.optimizer, "metric": fields["metric"], "seed": seed,
                     "train_rows": len(plan.data.train), "validation_rows": len(plan.data.validation)}  # fmt: skip
             call.emit("started", told)
-            stopped = _search(plan, monitor)
+            with dspy.context(**plan.loaded.settings):
+                stopped = _search(plan, monitor)
         best = monitor.best
         assert best is not None  # the unoptimized program is a candidate, or _search has raised
         outcome = {"score": best.score, "baseline_score": monitor.candidates[0].score, "chosen": best.name,

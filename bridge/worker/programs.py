@@ -9,7 +9,7 @@ import inspect
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import dspy  # type: ignore[import-untyped]
@@ -18,12 +18,16 @@ from bridge.protocol.errors import not_found
 from bridge.protocol.messages import Program
 from bridge.protocol.names import is_taken
 from bridge.protocol.values import decode_value
-from bridge.worker import arguments, imports
+from bridge.worker import arguments, batched_programs, imports
+from bridge.worker.batched_programs import BatchedFunction
 from bridge.worker.call import Call
 from bridge.worker.described import described
 from bridge.worker.inputs import Inputs, signature_of
 from bridge.worker.modules import KINDS, BestOf, Modules
+from bridge.worker.operations import Asynchronous, Operation
 from bridge.worker.plain import to_plain
+from bridge.worker.program_loop import on_thread
+from bridge.worker.running import arun_module, run_module, runs_async
 from bridge.worker.scope import Scope
 
 log = logging.getLogger(__name__)
@@ -36,7 +40,8 @@ class Loaded(NamedTuple):
     """A program in memory.
 
     outputs: as far as its signatures tell. signature: text of the signature that it is called by, None for a forward of
-    its own. sha256: of source, target, state and config.
+    its own. sha256: of source, target, state and config. is_async: it runs on the worker's event loop. settings:
+    DSPy's settings to call it under.
     """
 
     module: Any
@@ -44,6 +49,8 @@ class Loaded(NamedTuple):
     outputs: tuple[str, ...]
     signature: str | None
     sha256: str
+    is_async: bool = False
+    settings: Mapping[str, Any] = {}
 
 
 class _Entry:
@@ -53,6 +60,16 @@ class _Entry:
         self.spec = spec
         self.lock = threading.Lock()
         self.loaded: Loaded | None = None
+        self.operation: Operation | None = None
+
+    def is_async(self, args: Any) -> bool:
+        """Tell whether a call belongs on the event loop. It is there that the first one finds out."""
+        return self.loaded is None or self.loaded.is_async
+
+    @property
+    def module(self) -> Any:
+        """The program, None before its first call."""
+        return None if self.loaded is None else self.loaded.module
 
 
 class Programs:
@@ -73,16 +90,25 @@ class Programs:
             self._entries.pop(message.name, None)
             return
         spec = decode_value(message.payload)
-        self._entries[message.name] = _Entry({**spec, "name": message.name, "version": message.program_version})
+        entry = _Entry({**spec, "name": message.name, "version": message.program_version})
+        run, run_async = (functools.partial(one, message.name, entry) for one in (self._call, self._acall))
+        entry.operation = Asynchronous(run, run_async, entry.is_async, functools.partial(self._is_at_once, entry))
+        self._entries[message.name] = entry
 
     def names(self) -> list[str]:
         """Return the names of the deployed programs."""
         return sorted(self._entries)
 
-    def find(self, name: str) -> Callable[[Any, Call], Any] | None:
+    def find(self, name: str) -> Operation | None:
         """Return the operation that calls the program, None if there is none of that name."""
         entry = self._entries.get(name)
-        return None if entry is None else functools.partial(self._call, name, entry)
+        return None if entry is None else entry.operation
+
+    def batched(self, name: str) -> BatchedFunction | None:
+        """Return the program if it is `@batched` and loaded: its first call loads it."""
+        entry = self._entries.get(name)
+        module = None if entry is None or entry.loaded is None else entry.loaded.module
+        return module if isinstance(module, BatchedFunction) else None
 
     def spec(self, name: str) -> Mapping[str, Any]:
         """Return the spec of a deployed program. Raises BridgeError(NOT_FOUND)."""
@@ -115,29 +141,55 @@ class Programs:
         target = spec.get("target")
         config = arguments.mapping(spec.get("config"), "config")
         state = spec.get("state")
+        settings: Mapping[str, Any] = {}
         with _loading:
             # DSPy lets only the first thread that configures do so again. Programs do it where they are imported, on
             # whatever thread loads them; requests override what they set.
             _dspy_settings.config_owner_thread_id = None
+            _dspy_settings.config_owner_async_task = None
             if isinstance(target, str):
                 found = imports.find(target, "target")
+                batched = batched_programs.load(found.value, target, config, state)
+                if batched is not None:
+                    digest = _digest(found.source, target, state, config)
+                    return Loaded(batched, Inputs({}), (), None, digest, is_async=False)
                 with imports.importing(target):
                     module = _instance(found.value, target, config)
                 source = found.source
-                inputs, outputs = Inputs.of_program(module), _outputs(module)
+                inputs, outputs, is_async = Inputs.of_program(module), _outputs(module), runs_async(module)
             else:
                 kind, signature, options = _read_target(target)
-                module, inputs, outputs = self._modules.fresh(kind, signature, {**options, **config})
+                plan = self._modules.fresh(kind, signature, {**options, **config})
+                module, inputs, outputs, settings, is_async = plan
                 source = b""
             if state is not None:
                 _load_state(module, state)
-        return Loaded(module, inputs, outputs, _described(module), _digest(source, target, state, config))
+        sha256 = _digest(source, target, state, config)
+        return Loaded(module, inputs, outputs, _described(module), sha256, is_async, settings)
 
     def _call(self, name: str, entry: _Entry, args: Any, call: Call) -> Any:
-        with self._scope.enter(call):
+        with self._scope.enter(call, module=entry.module):
             loaded = entry.loaded or self._first_load(name, entry)
+            if isinstance(loaded.module, BatchedFunction):
+                return loaded.module(args, call)
             inputs = loaded.inputs.check({} if args is None else args, name)
-            return to_plain(loaded.module(**inputs))
+            with dspy.context(**loaded.settings):
+                return to_plain(run_module(loaded.module, inputs, call))
+
+    async def _acall(self, name: str, entry: _Entry, args: Any, call: Call) -> Any:
+        with self._scope.enter(call, module=entry.module):
+            loaded = entry.loaded
+            if loaded is None:
+                loaded = await on_thread(functools.partial(self._first_load, name, entry))
+            if isinstance(loaded.module, BatchedFunction):
+                return await on_thread(functools.partial(loaded.module, args, call))
+            inputs = loaded.inputs.check({} if args is None else args, name)
+            with dspy.context(**loaded.settings):
+                return to_plain(await arun_module(loaded.module, inputs, call, is_async=loaded.is_async))
+
+    def _is_at_once(self, entry: _Entry, args: Any, call: Call) -> bool:
+        loaded = entry.loaded
+        return loaded is not None and not loaded.settings and self._scope.answers_at_once(loaded.module, call)
 
     def _first_load(self, name: str, entry: _Entry) -> Loaded:
         with entry.lock:
@@ -200,7 +252,7 @@ def _instance(found: Any, target: str, config: dict[str, Any]) -> Any:
 
 
 def _checked(module: Any, target: str) -> Any:
-    if not callable(inspect.getattr_static(type(module), "forward", None)):
+    if all(inspect.getattr_static(type(module), name, None) is None for name in ("forward", "aforward")):
         raise arguments.invalid("target", f"{target} is a dspy.Module without a forward method: it cannot be called")
     return module
 

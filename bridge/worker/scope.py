@@ -9,10 +9,15 @@ from typing import Any
 import dspy  # type: ignore[import-untyped]
 from dspy.utils.callback import BaseCallback  # type: ignore[import-untyped]
 
+from bridge.protocol.errors import BridgeError
 from bridge.worker.call import Call, current_call
 from bridge.worker.lm import LanguageModels, translate
+from bridge.worker.lm.offline import OfflineEngine
+from bridge.worker.sandbox import Interpreter
 from bridge.worker.surroundings import Surroundings
 
+# All that these do is to call their language model, whose engine steps by itself: they have no other boundaries.
+_PLAIN = frozenset({dspy.Predict, dspy.ChainOfThought})
 # What BootstrapFewShot and its like read their demonstrations from.
 _TRACE_STEPS = 10_000
 
@@ -53,23 +58,43 @@ class Scope:
         self._models = models
         self._surroundings = Surroundings()
 
+    def language_model(self, name: str) -> Any:
+        """Return the language model of a name, "" = default. Raises BridgeError(NOT_FOUND)."""
+        return self._models.get(name)
+
+    def answers_at_once(self, module: Any, call: Call) -> bool:
+        """Tell whether a module only asks the call's language model, which answers in this process without waiting."""
+        if type(module) not in _PLAIN:
+            return False
+        try:
+            engine = self._models.get(call.lm).engine
+        except BridgeError:
+            return False  # what is wrong is told when it is needed
+        return isinstance(engine, OfflineEngine) and not engine.options.latency_ms
+
     @contextmanager
-    def enter(self, call: Call, *, tracing: bool = False, callbacks: Sequence[Any] = (), **more: Any) -> Iterator[None]:
+    def enter(
+        self, call: Call, *, tracing: bool = False, callbacks: Sequence[Any] = (), module: Any = None, **more: Any
+    ) -> Iterator[None]:
         """Run the body as DSPy work of `call`.
 
-        tracing: keep the trace of the predictors, as optimizers need. more: further DSPy settings.
+        module: all that the body calls, where that is known. tracing: keep the trace of the predictors, as optimizers
+        need. more: further DSPy settings.
         Raises BridgeError: NOT_FOUND for an unknown language model, LM_ERROR for what a language model raised.
         """
         settings = {
             "lm": self._models.get(call.lm),
             "adapter": None,
-            "callbacks": [CallBoundary(call), *self._models.callbacks, *callbacks],
+            # As few as can be: the first costs a predictor a quarter of its time. Language models carry their own.
+            "callbacks": [*callbacks] if type(module) in _PLAIN else [CallBoundary(call), *callbacks],
             "track_usage": True,
             "usage_tracker": None,
             "disable_history": True,
             # Never None: BestOfN extends it. A list of this request's own: the default one is shared by all.
             "trace": [],
             "max_trace_size": _TRACE_STEPS if tracing else 0,
+            # What runs generated code, also in programs of users that name no other.
+            "interpreter_factory": Interpreter,
             **more,
         }
         token = current_call.set(call)

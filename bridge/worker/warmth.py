@@ -21,7 +21,11 @@ from bridge.worker.version import package_version
 _MODULES: Final = (
     "dspy",
     worker.__name__,
-    "bridge.worker.embed",
+    "anyio.to_thread",
+    "anyio._backends._asyncio",
+    "bridge.worker.embedding.hashing",
+    "bridge.worker.embedding.operation",
+    "bridge.worker.handlers",
     "bridge.worker.lm",
     "bridge.worker.modules",
     "bridge.worker.optimize",

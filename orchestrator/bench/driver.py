@@ -155,10 +155,32 @@ def big(contender: Contender, seconds: float) -> dict[str, Any]:
     return {"rate": done * BIG_BYTES / 1e6 / (time.perf_counter() - began)}
 
 
+def arrays(contender: Contender, seconds: float) -> dict[str, Any]:
+    """Echo numpy arrays of 1 MB, one call after the other; the rate is in MB/s, counted one way."""
+    if contender.name in _NO_ARRAYS:
+        return {"rate": None}
+    import numpy
+
+    array = numpy.random.default_rng(0).random(BIG_BYTES // 8)
+    done = 0
+    began = time.perf_counter()
+    while True:
+        array[0] = done
+        answer = contender.echo({"array": array, "n": done})["array"]
+        if answer.nbytes != BIG_BYTES or answer[0] != done or answer[-1] != array[-1]:
+            raise Cheated("another array of 1 MB came back")
+        done += 1
+        if time.perf_counter() - began >= seconds:
+            return {"rate": done * BIG_BYTES / 1e6 / (time.perf_counter() - began)}
+
+
+# Whose barest ends know msgpack's own types alone.
+_NO_ARRAYS: Final = frozenset({"zmq.proxy"})
 CELLS: Final[dict[str, Callable[[Contender, float], dict[str, Any]]]] = {
     "sequential": sequential,
     "flood_100": lambda contender, seconds: flood(contender, seconds, 100),
     "flood_1000": lambda contender, seconds: flood(contender, seconds, 1000),
     "map": mapped,
     "big": big,
+    "array": arrays,
 }

@@ -21,6 +21,7 @@ ROWS: Final[Mapping[str, tuple[str, int]]] = {
     "flood_1000": ("calls/s\n1,000 in flight", 0),
     "map": ("map items/s\nchunk 64", 0),
     "big": ("1 MB echo\nMB/s", 0),
+    "array": ("1 MB array\nMB/s", 0),
 }
 COMPARED_WITH: Final = ("zmq.proxy", "multiprocessing.Pool")
 

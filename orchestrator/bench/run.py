@@ -20,7 +20,7 @@ from orchestrator.bench.report import Contestant, Report
 SUBJECT: Final = "dspool"
 REFERENCES: Final = ("zmq.proxy", "multiprocessing.Pool", "ProcessPoolExecutor")
 PEERS: Final = ("loky", "ray", "dask.distributed", "ipyparallel")
-CELLS: Final = ("sequential", "flood_100", "flood_1000", "map", "big")
+CELLS: Final = ("sequential", "flood_100", "flood_1000", "map", "big", "array")
 ROUNDS: Final = 5
 # Latency is compared in short turns: what the machine does meanwhile then falls on all alike.
 _TURNS: Final = 5

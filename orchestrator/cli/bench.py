@@ -13,6 +13,7 @@ from orchestrator.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from orchestrator.bench import Report
+    from orchestrator.bench.embedding import EmbeddingReport
     from orchestrator.bench.lives import LivesReport
     from orchestrator.bench.native import NativeReport
     from orchestrator.bench.overload import OverloadReport
@@ -46,20 +47,25 @@ def bench(
     overload: Annotated[
         bool, typer.Option("--overload", help="Instead: ten times more than can be done, poison, and retries.")
     ] = False,
+    embed: Annotated[
+        str | None,
+        typer.Option("--embed", metavar="MODEL", help="Instead: texts of many callers in batches, and one by one."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
 ) -> None:
     """Measure dspool beside other ways to call processes, all in the same run.
 
-    Exits with 1 where --native, --lives or --overload misses a limit.
+    Exits with 1 where --native, --lives, --overload or --embed misses a limit.
     """
-    chosen = [name for name, on in (("native", native), ("lives", lives), ("overload", overload)) if on]
+    chosen = [name for name, on in _others(native, lives, overload, embed is not None) if on]
     if len(chosen) > 1:
         raise InvalidRequest(f"--{chosen[0]} and --{chosen[1]} are two measurements: ask for one")
     if peers and chosen:
         raise InvalidRequest(f"--{chosen[0]} measures no other ways to call processes: leave out --peers")
-    if (lives or overload) and pool != "general":
-        raise InvalidRequest(f"--{chosen[0]} measures the general pool: leave out --pool")
-    report = _measure(chosen, pool, seconds, rounds=rounds, peers=peers, kills=kills)
+    if chosen and not native and pool != "general":
+        measured = "neural" if embed else "general"
+        raise InvalidRequest(f"--{chosen[0]} measures the {measured} pool: leave out --pool")
+    report = _measure(chosen, pool, seconds, rounds=rounds, peers=peers, kills=kills, model=embed or "")
     if json_file == Path("-"):
         print_json(report.as_json())
     else:
@@ -70,9 +76,14 @@ def bench(
         raise typer.Exit(Exit.FAILED)
 
 
+def _others(native: bool, lives: bool, overload: bool, embed: bool) -> tuple[tuple[str, bool], ...]:
+    """Return what else there is to measure, and whether it was asked for."""
+    return ("native", native), ("lives", lives), ("overload", overload), ("embed", embed)
+
+
 def _measure(
-    chosen: list[str], pool: str, seconds: float | None, *, rounds: int, peers: bool, kills: int
-) -> Report | NativeReport | LivesReport | OverloadReport:
+    chosen: list[str], pool: str, seconds: float | None, *, rounds: int, peers: bool, kills: int, model: str
+) -> Report | NativeReport | LivesReport | OverloadReport | EmbeddingReport:
     """Measure what was chosen, else calls; tell of each step on standard error."""
     console = err()
 
@@ -80,6 +91,10 @@ def _measure(
         console.print(line, markup=False)
 
     match chosen:
+        case ["embed"]:
+            from orchestrator.bench.embedding import run_embedding
+
+            return run_embedding(embedder=model, rounds=rounds, say=say)
         case ["overload"]:
             from orchestrator.bench.overload import SECONDS, run_overload
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,12 +10,13 @@ import typer
 
 from orchestrator.cli.arguments import parse_pairs, parse_target, read_args
 from orchestrator.cli.coordinators import session
-from orchestrator.cli.failure import command
+from orchestrator.cli.failure import command, error_document, exit_code
 from orchestrator.cli.listings import AsJson
 from orchestrator.cli.plain import duration, plain, readable
 from orchestrator.cli.progress import follow
 from orchestrator.cli.screen import err, fill, out, print_json, table
-from orchestrator.errors import InvalidRequest
+from orchestrator.cli.streaming import as_lines, as_text
+from orchestrator.errors import DspoolError, InvalidRequest
 
 PoolName = Annotated[str | None, typer.Option("--pool", help="The pool; else the operation's own.")]
 
@@ -39,6 +41,9 @@ def call(
     key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Calls of one key are run once and have one outcome.")
     ] = None,
+    streamed: Annotated[
+        bool, typer.Option("--stream", help="Show the answer as it is written; with --json a line per piece.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Execute one operation and print its value.
@@ -47,6 +52,12 @@ def call(
     inputs='{"question": "What is a pool?"}'
     """
     value = read_args(args, pairs or [])
+    if streamed:
+        if key is not None:
+            raise InvalidRequest("--stream and --idempotency-key exclude each other: a repeated call streams nothing")
+        options = {"pool": pool, "lm": lm, "deadline_s": deadline_s, "priority": priority, "idempotent": idempotent}
+        _stream(operation, value, options, as_json=as_json)
+        return
     with session() as client:
         future = client.submit(
             operation, value, pool=pool, lm=lm, deadline_s=deadline_s, priority=priority, idempotent=idempotent,
@@ -62,6 +73,19 @@ def call(
     else:
         typer.echo(readable(result))
         _tell_how(future.meta)
+
+
+def _stream(operation: str, args: Any, options: dict[str, Any], *, as_json: bool) -> None:
+    with session() as client, client.stream(operation, args, **options) as stream:
+        if not as_json:
+            console = err()
+            _tell_how(as_text(stream, lambda line: console.print(line, markup=False, style="dim")))
+            return
+        try:
+            as_lines(stream, _meta)
+        except DspoolError as error:
+            typer.echo(json.dumps({"type": "error", **error_document(error)}))
+            raise typer.Exit(exit_code(error)) from None
 
 
 def _tell_how(meta: Any) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import ExitStack, closing
+from contextlib import AbstractAsyncContextManager, ExitStack, closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from bridge.protocol.errors import BridgeError
+from bridge.protocol.messages import Event
 from orchestrator.client import native
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
@@ -19,12 +21,15 @@ from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import AsyncJob, EventLog, Steps
 from orchestrator.client.mailbox import Mailbox, Waiter, tell
 from orchestrator.client.remote import Awaiting
-from orchestrator.client.request import Call, check_request, encode_args, encode_rows
+from orchestrator.client.request import Call, check_request, encode_args, encode_payload, encode_rows
 from orchestrator.client.room import Asking
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
 from orchestrator.client.signature_text import signing, takes_signature, with_text
+from orchestrator.client.stream import WINDOW, AsyncStream, Feed
+from orchestrator.errors import from_bridge
 
 T = TypeVar("T")
+Lend = Callable[[], AbstractAsyncContextManager[object]]
 
 # How long a map that runs in this process may hold the event loop.
 _TURN_S: Final = 0.005
@@ -38,10 +43,11 @@ class AsyncFuture:
     request_id, meta, done(), cancel(force): as those of `Future`.
     """
 
-    def __init__(self, core: Future, waiter: Waiter, read: Callable[[Future], Any]) -> None:
+    def __init__(self, core: Future, waiter: Waiter, read: Callable[[Future], Any], connection: Connection) -> None:
         self.core = core
         self.waiter = waiter
         self._read = read
+        self._connection = connection
 
     @property
     def request_id(self) -> int:
@@ -75,7 +81,8 @@ class AsyncFuture:
         try:
             if not self.core.done():
                 # Shielded: other tasks may await the same answer.
-                yield from asyncio.shield(self.waiter)
+                waiting, lend = asyncio.shield(self.waiter), self._connection.apaused
+                yield from (waiting if lend is None else lent(lend, waiting)).__await__()
         except asyncio.CancelledError:
             self.core.cancel()
             raise
@@ -153,7 +160,11 @@ class AsyncClient(Awaiting, Api):
             self._mailbox = Mailbox(loop)
         return self._mailbox
 
-    async def _send(self, call: Call[Any], log: EventLog | None = None) -> AsyncFuture:
+    async def _send(
+        self, call: Call[Any], on_event: Callable[[Event], object] | None = None, *, event_window: int = 0,
+        news: Callable[[], object] | None = None,
+    ) -> AsyncFuture:  # fmt: skip
+        """Send a request. news: called under the connection's lock when it is settled."""
         box, connection = self._box(), self.connection
         check_request(call.operation, call.pool, call.deadline_s, call.lm)
         args = with_text(call.args) if takes_signature(call.operation) else call.args
@@ -163,8 +174,9 @@ class AsyncClient(Awaiting, Api):
             # Not settled at once: who awaits many such calls gives others of the loop their turn.
             with connection.lock:
                 box.put(waiter)
-            return AsyncFuture(done, waiter, call.value)
-        payload, route = self._encode(args), connection.route(call.operation, call.pool or "")
+            return AsyncFuture(done, waiter, call.value, connection)
+        payload = encode_payload(args, connection.nesting, connection.message_bytes)
+        route = connection.route(call.operation, call.pool or "")
         while True:
             waiter = box.loop.create_future()
             put = functools.partial(box.put, waiter)
@@ -175,17 +187,21 @@ class AsyncClient(Awaiting, Api):
             except asyncio.CancelledError:
                 connection.offer_room()
                 raise
-        on_event = log.add if log is not None and call.events else None
+        notify = put if news is None else _both(put, news)
+        serving = None if call.tools is None else call.tools.serve(connection, box.loop)
         core = connection.submit(
-            payload, route, lm=call.lm or "", deadline_s=call.deadline_s, terms=call.terms, notify=put,
-            on_event=on_event,
+            payload, route, lm=call.lm or "", deadline_s=call.deadline_s, terms=call.terms, notify=notify,
+            on_event=on_event, event_window=event_window, on_tool_call=None if serving is None else serving.call,
         )  # fmt: skip
-        return AsyncFuture(core, waiter, call.value)
+        if serving is not None:
+            core.add_done_callback(serving.end)  # type: ignore[arg-type]
+        return AsyncFuture(core, waiter, call.value, connection)
 
     async def _run(self, call: Call[T]) -> T:
         future = await self._send(call)
+        lend = self.connection.apaused
         try:
-            await future.waiter
+            await (future.waiter if lend is None else lent(lend, future.waiter))
         except asyncio.CancelledError:
             future.core.cancel()
             raise
@@ -196,11 +212,27 @@ class AsyncClient(Awaiting, Api):
 
     async def _start(self, call: Call[T]) -> AsyncJob[T]:
         log = EventLog()
-        future = await self._send(call, log)
+        future = await self._send(call, log.add if call.events else None)
         return AsyncJob(future, log, call, self.connection)
 
-    def _callee(self, plan: Callable[[dict[str, Any]], Call[T]]) -> Callee[Awaitable[T]]:
-        return Callee(lambda inputs: self._run(plan(inputs)))
+    def _callee(self, plan: Callable[[dict[str, Any]], Call[T]]) -> Callee[Awaitable[T], AsyncStream]:
+        return Callee(lambda inputs: self._run(plan(inputs)), lambda inputs: self._stream(plan(inputs)))
+
+    def _stream(self, call: Call[Any]) -> AsyncStream:
+        def send(feed: Feed) -> Awaitable[AsyncFuture]:
+            return self._send(call, feed.add, event_window=WINDOW, news=feed.news)
+
+        return AsyncStream(call, self.connection, send, self._sleep)
+
+    async def _sleep(self, feed: Feed, has_news: Callable[[], bool]) -> None:
+        box, connection = self._box(), self.connection
+        waiter = box.loop.create_future()
+        with connection.lock:
+            if has_news():
+                return
+            feed.listener = functools.partial(box.put, waiter)
+        lend = connection.apaused
+        await (waiter if lend is None else lent(lend, waiter))
 
     async def _run_steps(self, steps: Steps) -> Any:
         value: Any = None
@@ -243,7 +275,8 @@ class AsyncClient(Awaiting, Api):
             steps = at_end.enter_context(closing(rows.values()))
             for values in steps:
                 if values is None:
-                    await _wait(news, rows.until)
+                    lend, waiting = self.connection.apaused, _wait(news, rows.until)
+                    await (waiting if lend is None else lent(lend, waiting))
                     continue
                 for value in values:
                     yield value
@@ -257,6 +290,23 @@ class AsyncClient(Awaiting, Api):
                 if time.monotonic() >= until:
                     await asyncio.sleep(0)
                     until = time.monotonic() + _TURN_S
+
+
+async def lent(lend: Lend, waiting: Awaitable[Any]) -> None:
+    """Await something within `lend()`. Raises what keeps it from being entered as one of our errors."""
+    try:
+        async with lend():
+            await waiting
+    except BridgeError as exc:
+        raise from_bridge(exc) from None
+
+
+def _both(put: Callable[[Future], object], news: Callable[[], object]) -> Callable[[Future], object]:
+    def notify(future: Future) -> None:
+        put(future)
+        news()
+
+    return notify
 
 
 async def _wait(news: asyncio.Event, until: float | None) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bridge.protocol.values import Prediction
 from orchestrator.client.calls import ProgramVersion, absolute_target, is_program_name
 from orchestrator.client.dataset import read_rows
+from orchestrator.client.embedder import BATCH_SIZE, Embedder
 from orchestrator.client.jobs import OptimizationResult, Steps, read_result
-from orchestrator.client.remote import bind_methods, calling, mapping, remote, starting, submitting
+from orchestrator.client.remote import bind_methods, calling, mapping, remote, starting, streaming, submitting
 from orchestrator.client.request import (
     ORDINARY,
     Call,
@@ -23,12 +24,15 @@ from orchestrator.client.request import (
 )
 from orchestrator.client.request import mapping as check_mapping
 from orchestrator.client.rows import MAX_ROWS, MapPlan
+from orchestrator.client.tools import Toolset
 from orchestrator.errors import InvalidRequest
 from pools.config import MAX_SIZE
 
 if TYPE_CHECKING:
     import numpy
 
+    from orchestrator.client.aio import AsyncClient
+    from orchestrator.client.client import Client
     from orchestrator.client.signature_text import SignatureLike
 
 OPTIMIZER_POOL: Final = "optimizer"
@@ -79,6 +83,20 @@ class Api:
         terms = request_terms(priority, idempotent, idempotency_key)
         return Call(operation, args, pool, deadline_s, lm, terms=terms)
 
+    @streaming
+    def stream(
+        self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
+        lm: str | None = None, priority: str = "normal", idempotent: bool = False,
+    ) -> Call[Any]:  # fmt: skip
+        """Run an operation; iterate over `Token`, `Status`, `Progress`, and one `Final` with its value at the end.
+
+        The request's error is raised in the place of its value. An operation that says nothing just gives `Final`.
+        Leaving early cancels the request: `close`, a `with` block's end, or the stream itself gone. The reader sets
+        the pace: while 64 events are not taken the program waits, after 30 s of that it ends with SlowConsumer.
+        """
+        terms = request_terms(priority, idempotent)
+        return Call(operation, args, pool, deadline_s, lm, terms=terms)
+
     @mapping
     def map(
         self, operation: str, rows: Iterable[Any], *, ordered: bool = True, on_error: str = "raise", window: int = 256,
@@ -119,19 +137,37 @@ class Api:
             raise InvalidRequest("texts must be a list of texts, got one text", path="texts")
         return Call("embed", {"texts": list(texts)}, pool, deadline_s, terms=request_terms(priority))
 
+    def embedder(
+        self, *, batch_size: int = BATCH_SIZE, pool: str | None = None, deadline_s: float | None = None,
+        priority: str = "normal",
+    ) -> Embedder:  # fmt: skip
+        """Return what embeds texts in the pools, to be used in the place of a `dspy.Embedder`.
+
+        batch_size: texts per request. The other options are those of its requests.
+        """
+        request_terms(priority)
+        client = cast("Client | AsyncClient", self)
+        return Embedder(client, check_count("batch_size", batch_size), pool, deadline_s, priority)
+
     # --- modules and programs -----------------------------------------------------------------
 
     @calling
     def module(
-        self, name: str, signature: SignatureLike, *, options: Mapping[str, Any] | None = None, pool: str | None = None,
-        deadline_s: float | None = None, lm: str | None = None, priority: str = "normal", idempotent: bool = False,
+        self, name: str, signature: SignatureLike, *, options: Mapping[str, Any] | None = None,
+        tools: Sequence[Any] | None = None, pool: str | None = None, deadline_s: float | None = None,
+        lm: str | None = None, priority: str = "normal", idempotent: bool = False,
     ) -> Callable[[dict[str, Any]], Call[Prediction]]:  # fmt: skip
         """Return a DSPy module as something to call with its inputs: `module("dspy.Predict", "q -> a")(q="…")`.
 
-        signature: a text, or a `Signature` class.
+        signature: a text, or a `Signature` class. tools: of an agent such as `dspy.ReAct`: functions of this process
+        (asynchronous ones too), which are called here while the agent runs in a worker; import paths
+        "package.module:name" or "file.py:name" of functions that run in the worker; "mcp:SERVER" or "mcp:SERVER/TOOL",
+        of the servers in the configuration. A function's name, docstring and annotations tell the model what it is;
+        what it raises is told to the model too. It may use this client. With `idempotent` a tool may be called again.
         """
         terms = request_terms(priority, idempotent)
-        return lambda inputs: _module_call(name, signature, inputs, options, pool, deadline_s, lm, terms)
+        given = None if tools is None else Toolset.of(tools)
+        return lambda inputs: _module_call(name, signature, inputs, options, pool, deadline_s, lm, terms, given)
 
     @remote
     def predict(self, signature: SignatureLike, /, **inputs: Any) -> Call[Prediction]:
@@ -327,9 +363,14 @@ def deploy_call(
 
 def _module_call(
     name: str, signature: SignatureLike, inputs: dict[str, Any], options: Mapping[str, Any] | None, pool: str | None,
-    deadline_s: float | None, lm: str | None, terms: Terms = ORDINARY,
+    deadline_s: float | None, lm: str | None, terms: Terms = ORDINARY, tools: Toolset | None = None,
 ) -> Call[Prediction]:  # fmt: skip
     args: dict[str, Any] = {"signature": signature, "inputs": inputs}
     if options:
         args["options"] = dict(check_mapping("options", options))
-    return Call(name, args, pool, deadline_s, lm, terms=terms)
+    if tools is None:
+        return Call(name, args, pool, deadline_s, lm, terms=terms)
+    if "tools" in args.get("options", ()):
+        raise InvalidRequest("tools are given twice: as tools= and in options", path="options.tools")
+    args["options"] = {**args.get("options", {}), "tools": list(tools.specs)}
+    return Call(name, args, pool, deadline_s, lm, terms=terms, tools=tools if tools.own else None)

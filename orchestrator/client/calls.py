@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from orchestrator.client.signature_text import with_text
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +22,20 @@ class ProgramVersion:
     sha256: str
 
 
-class Callee(Generic[T]):
+class Callee(Generic[T, S]):
     """A module or program of the other side: called with its inputs by name, it returns what it answers."""
 
-    def __init__(self, call: Callable[[dict[str, Any]], T]) -> None:
+    def __init__(self, call: Callable[[dict[str, Any]], T], stream: Callable[[dict[str, Any]], S]) -> None:
         self._call = call
+        self._stream = stream
 
     def __call__(self, /, **inputs: Any) -> T:
         """Call it."""
         return self._call(inputs)
+
+    def stream(self, /, **inputs: Any) -> S:
+        """Call it and read what it says while it runs; see `Client.stream`."""
+        return self._stream(inputs)
 
 
 def absolute_target(target: Any) -> Any:

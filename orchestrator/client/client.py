@@ -19,13 +19,16 @@ from orchestrator.client.request import (
     ORDINARY,
     Call,
     Terms,
+    Tools,
     check_request,
     encode_args,
+    encode_payload,
     encode_rows,
     request_terms,
 )
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
 from orchestrator.client.signature_text import DSPY, signing, takes_signature, with_text
+from orchestrator.client.stream import WINDOW, Stream
 
 T = TypeVar("T")
 
@@ -91,7 +94,8 @@ class Client(Waiting, Api):
 
     def _put(
         self, operation: str, args: Any, pool: str | None, deadline_s: float | None, lm: str | None,
-        terms: Terms = ORDINARY, *, on_event: Callable[[Event], object] | None = None, lead: bool = False,
+        terms: Terms = ORDINARY, *, on_event: Callable[[Event], object] | None = None, event_window: int = 0,
+        tools: Tools | None = None, lead: bool = False,
     ) -> Future:  # fmt: skip
         check_request(operation, pool, deadline_s, lm)
         connection = self.connection
@@ -100,11 +104,16 @@ class Client(Waiting, Api):
                 args = with_text(args)
             if pool is None and native.is_native(operation):
                 return native.run(connection, operation, args)
-        payload = encode_args(args, connection.nesting, connection.message_bytes)
-        return connection.submit(
+        payload = encode_payload(args, connection.nesting, connection.message_bytes)
+        serving = None if tools is None else tools.serve(connection)
+        future = connection.submit(
             payload, connection.route(operation, pool or ""), lm=lm or "", deadline_s=deadline_s, terms=terms,
-            on_event=on_event, lead=lead,
+            on_event=on_event, event_window=event_window, on_tool_call=None if serving is None else serving.call,
+            lead=lead,
         )  # fmt: skip
+        if serving is not None:
+            future.add_done_callback(serving.end)  # type: ignore[arg-type]
+        return future
 
     def _wait(self, future: Future) -> Future:
         if future.done():  # it was run here
@@ -118,7 +127,9 @@ class Client(Waiting, Api):
         return future
 
     def _run(self, call: Call[T]) -> T:
-        future = self._put(call.operation, call.args, call.pool, call.deadline_s, call.lm, call.terms, lead=True)
+        future = self._put(
+            call.operation, call.args, call.pool, call.deadline_s, call.lm, call.terms, tools=call.tools, lead=True
+        )  # fmt: skip
         return call.value(self._wait(future))
 
     def _start(self, call: Call[T]) -> Job[T]:
@@ -129,8 +140,14 @@ class Client(Waiting, Api):
         )  # fmt: skip
         return Job(future, log, call, self.connection)
 
-    def _callee(self, plan: Callable[[dict[str, Any]], Call[T]]) -> Callee[T]:
-        return Callee(lambda inputs: self._run(plan(inputs)))
+    def _callee(self, plan: Callable[[dict[str, Any]], Call[T]]) -> Callee[T, Stream]:
+        return Callee(lambda inputs: self._run(plan(inputs)), lambda inputs: self._stream(plan(inputs)))
+
+    def _stream(self, call: Call[Any]) -> Stream:
+        return Stream(call, self.connection, lambda feed: self._put(
+            call.operation, call.args, call.pool, call.deadline_s, call.lm, call.terms, on_event=feed.add,
+            event_window=WINDOW, tools=call.tools,
+        ))  # fmt: skip
 
     def _run_steps(self, steps: Steps) -> Any:
         value: Any = None

@@ -6,27 +6,37 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Final
+
+from msgspec.structs import replace
 
 from bridge.protocol.errors import decode_error
+from bridge.protocol.large import LARGE_BYTES
 from bridge.protocol.messages import (
     FLAG_EVENTS,
     Bye,
     Cancel,
     CancelReply,
+    Credit,
     Event,
     Invalid,
+    Message,
     Reply,
     Request,
+    ToolCall,
+    ToolReply,
     request_id_base,
 )
-from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outcome
-from orchestrator.client.leading import Leading
+from orchestrator.client.cancelling import Cancelling
+from orchestrator.client.future import CancelOutcome, Future, Ticket
 from orchestrator.client.link import ADVICE, open_link
 from orchestrator.client.open import OPEN
 from orchestrator.client.request import ORDINARY, Terms
 from orchestrator.client.room import Room, Route
+from orchestrator.client.sharing import Payload, Sharing
 from orchestrator.client.shield import shield
+from orchestrator.client.tool_calls import ToolHost, refuse
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
 
 # How long past its deadline a request may be unanswered before it is failed here: the coordinator is late, or stuck.
@@ -41,11 +51,15 @@ _DYING_S: Final = 0.1
 _TOLD_CHARS: Final = 4000
 
 
-class Connection(Leading):
+class Connection(Cancelling):
     """A connection to a coordinator. Thread-safe; refuses use in a forked child.
 
     Raises Unavailable if nobody answers at `endpoint` within `timeout_s`, or what the coordinator refuses with.
+    apaused: who awaits something of this connection does so within it; None = nothing is to be done about it.
     """
+
+    room_class: ClassVar = Room
+    apaused: Callable[[], AbstractAsyncContextManager[object]] | None = None
 
     def __init__(self, endpoint: str, *, principal: str = "default", run_id: str = "", timeout_s: float = 5.0) -> None:
         link = open_link(endpoint, principal=principal, run_id=run_id, timeout_s=timeout_s)
@@ -62,21 +76,27 @@ class Connection(Leading):
         self._futures: dict[int, Future] = {}
         self._tickets: dict[int, Ticket] = {}
         self._overdue: set[int] = set()  # requests without an answer in time, at the last look
-        self._room = Room(welcome.max_in_flight, welcome.window_rows or welcome.max_in_flight)
+        self._room = self.room_class(welcome.max_in_flight, welcome.window_rows or welcome.max_in_flight)
         self.route = self._room.route
+        self.tool_host = ToolHost()
+        self._sharing = Sharing(welcome)
         OPEN.add(self)
 
     # --- requests -----------------------------------------------------------------------------
 
-    def submit(self, payload: bytes, route: Route, *, lm: str = "", rows: int = 1,
+    def submit(self, payload: Payload, route: Route, *, lm: str = "", rows: int = 1,
                deadline_s: float | None = None, terms: Terms = ORDINARY,
                notify: Callable[[Future], object] | None = None,
-               on_event: Callable[[Event], object] | None = None, lead: bool = False) -> Future:  # fmt: skip
+               on_event: Callable[[Event], object] | None = None, event_window: int = 0,
+               on_tool_call: Callable[[ToolCall], object] | None = None, parent_request_id: int = 0,
+               lead: bool = False) -> Future:  # fmt: skip
         """Send a request; return its future.
 
         route: `self.route(operation, pool)`. lead: the caller will wait for it at once. notify: called under the lock
-        when it is settled; it must be quick. on_event: takes its events, under the lock too. While too much is
-        unanswered (see Welcome) this waits for room, at most the deadline; then the future fails.
+        when it is settled; it must be quick. on_event, on_tool_call: take its events and the calls of this side's tools
+        (answered with `reply_tool`), under the lock too. event_window: no more events than so many beyond those that
+        `credit` says were taken; 0 = any number. parent_request_id: the request that a program asks this one for. While
+        too much is unanswered (see Welcome) this waits for room, at most the deadline; then the future fails.
         """
         if self._forked:
             self._check_owner()
@@ -84,7 +104,11 @@ class Connection(Leading):
         future.route = route
         future.notify = notify
         future.on_event = on_event
+        future.on_tool_call = on_tool_call
         room = self._room
+        segment = None
+        if type(payload) is not bytes or len(payload) >= LARGE_BYTES or route.large:
+            payload, segment = self._sharing.place(payload, route, keyed=bool(terms.idempotency_key))
         while True:
             with self.lock:
                 if self._ended is not None:
@@ -97,7 +121,11 @@ class Connection(Leading):
                         rows=rows, deadline_ms=None if deadline_s is None else deadline_s * 1000.0,
                         priority=terms.priority, idempotency_key=terms.idempotency_key,
                         flags=terms.flags if on_event is None else terms.flags | FLAG_EVENTS,
+                        event_window=event_window, parent_request_id=parent_request_id,
                     )  # fmt: skip
+                    if segment is not None:
+                        request = replace(request, segment=segment.name, shared_bytes=segment.used_bytes)
+                        self._sharing.lent[number] = segment
                     # No call in between: a signal's handler finds the books and what is out in keeping.
                     self._futures[number] = future
                     room.rows += rows
@@ -115,9 +143,28 @@ class Connection(Leading):
                         raise
                     return future
             if not self._wait_room(future):
+                if segment is not None:
+                    self._sharing.unused(segment)
                 return future
             if future.deadline is not None:
                 deadline_s = max(future.deadline - time.monotonic(), 0.001)
+
+    def credit(self, request_id: int, events: int) -> None:
+        """Say that so many more of a request's events were taken. Nothing happens if it is settled."""
+        self._say(Credit(request_id=request_id, events=events))
+
+    def reply_tool(self, reply: ToolReply) -> None:
+        """Answer a tool call of a request. Nothing happens if that is settled: nobody waits for the answer."""
+        self._say(reply)
+
+    def _say(self, message: Message) -> None:
+        with shield.held(), self.lock:
+            if message.request_id not in self._futures or self._forked:
+                return
+            self._out.append(message)
+            self._push(alone=True)
+            if self._leader is None:
+                self._io.submitted()
 
     def take_id(self) -> int:
         """Return an id for what is answered on this side. Raises what `submit` raises of a client that is closed."""
@@ -156,11 +203,6 @@ class Connection(Leading):
         """
         self._drive(ready if until is None else lambda: self._ended is not None or ready(), waiters, until)
 
-    def wait_ticket(self, ticket: Ticket, until: float | None) -> bool:
-        """Wait until a cancellation's outcome is known."""
-        lists = [ticket.waiters] if ticket.future is None else [ticket.waiters, ticket.future.waiters]
-        return self._drive(ticket.settled, lists, until)
-
     def _wait_room(self, future: Future) -> bool:
         """Wait until there is room for a request; if there is none before its deadline, fail it."""
         waiters: list[Any] = []
@@ -192,6 +234,11 @@ class Connection(Leading):
                 future = futures.pop(message.request_id, None)
                 if future is not None:
                     route = future.route
+                    if self._sharing.lent:
+                        message = self._sharing.received(message)
+                    payload = message.payload
+                    if payload is not None and len(payload) >= LARGE_BYTES:
+                        route.large = True
                     room.free(route, future.rows)
                     if message.pressed:
                         room.shrink(route, message.request_id, self._last_id)
@@ -203,6 +250,12 @@ class Connection(Leading):
                 future = futures.get(message.request_id)
                 if future is not None and future.on_event is not None:
                     future.on_event(message)
+            elif type(message) is ToolCall:
+                future = futures.get(message.request_id)
+                if future is not None and future.on_tool_call is not None:
+                    future.on_tool_call(message)
+                elif future is not None:
+                    refuse(self, message, {})
             elif type(message) is CancelReply:
                 self._answer_ticket(message.request_id, CancelOutcome(message.stage, message.how))
             elif type(message) is Invalid:
@@ -220,6 +273,7 @@ class Connection(Leading):
     def _fail(self, request_id: int, error: DspoolError, callbacks: list[Future]) -> None:
         future = self._futures.pop(request_id, None)
         if future is not None:
+            self._sharing.lost(request_id)
             self._room.free(future.route, future.rows)
             if future.settle(None, error):
                 callbacks.append(future)
@@ -246,62 +300,6 @@ class Connection(Leading):
         next_s = min((deadline for deadline, one in due if not one.done()), default=math.inf) + GUARD_S
         return max(next_s, now + _LOOK_AGAIN_S)
 
-    # --- cancellation -------------------------------------------------------------------------
-
-    def cancel(self, future: Future, force: bool = False) -> CancelOutcome:
-        """Cancel a request; see Future.cancel."""
-        callbacks: list[Future] = []
-        with shield.held(), self.lock:
-            if future.done():
-                return final_outcome(future.ticket) if future.ticket is not None else CancelOutcome("finished", "none")
-            self._check_owner()
-            for place, message in enumerate(self._out):
-                if type(message) is Request and message.request_id == future.request_id:
-                    del self._out[place]
-                    future.ticket = Ticket(future.request_id, future)
-                    future.ticket.answer = CancelOutcome("queued", "dequeued")
-                    self._fail(future.request_id, Cancelled("cancelled before it was sent"), callbacks)
-                    self._call_back(callbacks)
-                    self._room.offer()
-                    return future.ticket.answer
-            return self._ask(future.request_id, future, force)
-
-    def cancel_id(self, request_id: int, force: bool = False) -> CancelOutcome:
-        """Cancel a request of this connection by its id."""
-        self._check_owner()
-        with shield.held(), self.lock:
-            if self._ended is not None:
-                raise self._ending()
-            future = self._futures.get(request_id)
-            return self._ask(request_id, None, force) if future is None else self.cancel(future, force)
-
-    def _ask(self, request_id: int, future: Future | None, force: bool) -> CancelOutcome:
-        ticket = self._tickets.get(request_id)
-        if ticket is None:
-            ticket = self._tickets[request_id] = Ticket(request_id, future)
-            if future is not None:
-                future.ticket = ticket
-        elif ticket.answer is not None:
-            return ticket.answer
-        if force or not ticket.asked:
-            ticket.asked = True
-            ticket.force = ticket.force or force
-            self._out.append(Cancel(request_id=request_id, force=force))
-            self._push(alone=True)
-            if self._leader is None:
-                self._io.submitted()
-        return CancelOutcome("running", "asked", ticket, self)
-
-    def _answer_ticket(self, request_id: int, answer: CancelOutcome) -> None:
-        ticket = self._tickets.get(request_id)
-        if ticket is None:
-            return
-        ticket.answer = answer
-        if answer.how != "asked":
-            del self._tickets[request_id]
-        for parked in ticket.waiters:
-            parked.wake()
-
     # --- the end ------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -318,6 +316,7 @@ class Connection(Leading):
         for future in callbacks:
             future.run_callbacks()
         self._io.join()
+        self.tool_host.close()
         with shield.held():
             with self.lock:
                 last = self.descriptors.unused()
@@ -362,6 +361,7 @@ class Connection(Leading):
         for ticket in list(self._tickets.values()):
             self._answer_ticket(ticket.request_id, CancelOutcome("running", "asked"))
         self._tickets.clear()
+        self._sharing.close()
         self._out.clear()
         self._unsent.clear()
         self._room.end()
@@ -378,6 +378,11 @@ class Connection(Leading):
         if isinstance(error, Cancelled):
             return Cancelled(error.message)
         return type(error)(error.message, error.code, error.retryable, error.details)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that the connection belongs to."""
+        return self._forked
 
     def disown(self) -> None:
         """Take note that this process is a fork of the one that the connection belongs to."""

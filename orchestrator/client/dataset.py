@@ -8,20 +8,23 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from bridge.protocol.typed import is_example
 from orchestrator.errors import InvalidRequest
 
-Rows = list[dict[str, Any]]
+Rows = list[Any]
 
 
 def read_rows(source: Any, path: str) -> Rows:
-    """Return rows as dicts: of an iterable of mappings, or of a .jsonl, .json or .csv file.
+    """Return rows: of an iterable of mappings or examples, or of a .jsonl, .json or .csv file.
+
+    Mappings become dicts; a `dspy.Example` stays one, with its input keys.
 
     path names the argument in errors. Raises InvalidRequest for what is no such thing.
     """
     if isinstance(source, str | os.PathLike):
         return _read_file(os.fspath(source), path)
     try:
-        return [dict(row) for row in source]
+        return [row if is_example(row) else dict(row) for row in source]
     except (TypeError, ValueError) as exc:
         raise InvalidRequest(f"{path} must be rows (mappings) or the path of a file: {exc}", path=path) from None
 

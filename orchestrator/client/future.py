@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bridge.protocol import codec, values
 from bridge.protocol.errors import BridgeError, decode_error
-from bridge.protocol.messages import ERROR, NOT_RUN, ROWS, Event, Reply
+from bridge.protocol.messages import ERROR, NOT_RUN, ROWS, Event, Reply, ToolCall
 from orchestrator.client.room import Route
 from orchestrator.errors import Cancelled, DspoolError, WorkerLost, from_bridge
 
 if TYPE_CHECKING:
+    from orchestrator.client.cancelling import Cancelling
     from orchestrator.client.core import Connection
 
 _PENDING: Final = "PENDING"
@@ -70,6 +71,7 @@ class Future(concurrent.futures.Future[Any]):
         self.reply: Reply | None = None
         self.notify: Callable[[Future], object] | None = None  # internal: quick, under the lock, before any callback
         self.on_event: Callable[[Event], object] | None = None
+        self.on_tool_call: Callable[[ToolCall], object] | None = None
         self.ticket: Ticket | None = None
         self._connection = connection
 
@@ -275,7 +277,7 @@ class CancelOutcome:
     stage: str
     how: str
     _ticket: Ticket | None = field(default=None, repr=False, compare=False)
-    _connection: Connection | None = field(default=None, repr=False, compare=False)
+    _connection: Cancelling | None = field(default=None, repr=False, compare=False)
 
     def __bool__(self) -> bool:
         return self.how in _STOPPED

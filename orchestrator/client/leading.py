@@ -159,6 +159,13 @@ class Leading(ABC):
             if self._leader is None and self._followers:
                 self._hand_over()  # it may have been woken to lead, and leaves without
 
+    def nudge(self, wake: Callable[[], object]) -> None:
+        """Have who waits look again whether it is over: `wake` wakes who sleeps, and who leads is woken here."""
+        with shield.held(), self.lock:
+            wake()
+            if self._asleep is not None:
+                self._wake_leader()
+
     # --- leading ------------------------------------------------------------------------------
 
     def _lead(self, token: object, ready: Callable[[], bool], until: float | None, shielded: bool = False) -> None:

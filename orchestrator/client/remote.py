@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.client.future import Future
     from orchestrator.client.jobs import AsyncJob, Job
     from orchestrator.client.rows import MapPlan
+    from orchestrator.client.stream import AsyncStream, Stream
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,9 +132,9 @@ class calling(Planned[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, client: Waiting, owner: type) -> Callable[P, Callee[T]]: ...
+    def __get__(self, client: Waiting, owner: type) -> Callable[P, Callee[T, Stream]]: ...
     @overload
-    def __get__(self, client: Awaiting, owner: type) -> Callable[P, Callee[Awaitable[T]]]: ...
+    def __get__(self, client: Awaiting, owner: type) -> Callable[P, Callee[Awaitable[T], AsyncStream]]: ...
     def __get__(self, client: Any, owner: type) -> Any:
         """Return the plan: on a client there is a function in its place."""
         return self
@@ -154,6 +155,26 @@ class mapping(Planned[P, T]):
     def __get__(self, client: Waiting, owner: type) -> Callable[P, Iterator[Any]]: ...
     @overload
     def __get__(self, client: Awaiting, owner: type) -> Callable[P, AsyncIterator[Any]]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        """Return the plan: on a client there is a function in its place."""
+        return self
+
+
+class streaming(Planned[P, Any]):
+    """Read a request as it runs."""
+
+    via = "_stream"
+    shows = ("Stream", "AsyncStream")
+
+    def __init__(self, plan: Callable[Concatenate[Any, P], Call[Any]]) -> None:
+        super().__init__(plan)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Waiting, owner: type) -> Callable[P, Stream]: ...
+    @overload
+    def __get__(self, client: Awaiting, owner: type) -> Callable[P, AsyncStream]: ...
     def __get__(self, client: Any, owner: type) -> Any:
         """Return the plan: on a client there is a function in its place."""
         return self

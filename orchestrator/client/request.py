@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from bridge.protocol import values
 from bridge.protocol.errors import BridgeError, shown
@@ -14,9 +14,16 @@ from bridge.protocol.messages import (
     PRIORITY_HIGH,
     PRIORITY_LOW,
     PRIORITY_NORMAL,
+    ToolCall,
 )
 from orchestrator.client.future import Future
+from orchestrator.client.sharing import Payload
 from orchestrator.errors import DspoolError, InvalidRequest, from_bridge
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from orchestrator.client.core import Connection
 
 T = TypeVar("T")
 
@@ -37,9 +44,29 @@ class Terms:
 ORDINARY: Final = Terms()
 
 
+class Serving(Protocol):
+    """The tools of this process for the time of one request."""
+
+    def call(self, message: ToolCall) -> object:
+        """Take a call; it is answered with `Connection.reply_tool`. Under the connection's lock: it must be quick."""
+
+    def end(self, future: Future) -> object:
+        """The request is settled: nobody waits for answers any more."""
+
+
+class Tools(Protocol):
+    """Tools of this process that a request may use."""
+
+    def serve(self, connection: Connection, loop: AbstractEventLoop | None = None) -> Serving:
+        """Begin to serve one request. loop: where asynchronous tools run; None = a loop of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One remote call, described: what both clients do the same. `read` makes the public value of the plain one."""
+    """One remote call, described: what both clients do the same. `read` makes the public value of the plain one.
+
+    events: the caller reads events. tools: of this process, that the request may use.
+    """
 
     operation: str
     args: Any = None
@@ -49,6 +76,7 @@ class Call(Generic[T]):
     read: Callable[[Any], T] | None = None
     events: bool = False
     terms: Terms = ORDINARY
+    tools: Tools | None = None
 
     def value(self, future: Future) -> T:
         """Return the value of its settled future. Raises its error."""
@@ -129,6 +157,15 @@ def encode_args(args: Any, nesting: int, max_bytes: int) -> bytes:
         return values.encode_value(args, nesting=nesting, max_bytes=max_bytes)
     except BridgeError as exc:
         raise from_bridge(exc) from None
+
+
+def encode_payload(args: Any, nesting: int, max_bytes: int) -> Payload:
+    """Return encoded arguments like `encode_args`, large arrays in parts of their own that nobody has copied."""
+    try:
+        parts = values.encode_parts(args, nesting=nesting, max_bytes=max_bytes)
+    except BridgeError as exc:
+        raise from_bridge(exc) from None
+    return parts if len(parts) > 1 else bytes(parts[0])
 
 
 def encode_rows(rows: list[Any], nesting: int, max_bytes: int) -> bytes | None:

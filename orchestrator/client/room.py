@@ -15,7 +15,7 @@ _LEAST_ROWS: Final = 64
 class Route:
     """What rows are counted by: one operation in one pool. A busy operation does not hold up another."""
 
-    __slots__ = ("calm", "operation", "pool", "rows", "shrunk_at", "window_rows")
+    __slots__ = ("calm", "large", "operation", "pool", "rows", "shrunk_at", "window_rows")
 
     def __init__(self, operation: str, pool: str, window_rows: int = 0) -> None:
         self.operation = operation
@@ -24,6 +24,7 @@ class Route:
         self.window_rows = window_rows  # how many may be
         self.calm = 0  # replies since it last grew
         self.shrunk_at = 0  # the highest request id sent when it last shrank
+        self.large = False  # an outcome was: the next ones may come through shared memory
 
 
 class Room:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from bridge.protocol.errors import closest
 from orchestrator.config.check import check
 from orchestrator.config.model import FallbackModel, FileModel, KeyPath, PoolModel, SizeModel
-from orchestrator.config.settings import Limits, LMConfig, Settings
+from orchestrator.config.settings import EmbedderConfig, Limits, LMConfig, McpConfig, Settings
 from orchestrator.config.source import (
     Layer,
     Problem,
@@ -28,12 +28,14 @@ from orchestrator.config.source import (
 from orchestrator.config.yamlfile import MAX_FILE_BYTES, read_yaml
 from orchestrator.errors import ConfigError
 from orchestrator.rundir import default_data_dir, default_run_dir
-from pools.config import BreakerConfig, DegradationConfig, FleetConfig, Machine, PoolConfig, PoolKind
+from pools.config import BatchConfig, BreakerConfig, DegradationConfig, FleetConfig, Machine, PoolConfig, PoolKind
 from pools.general import GENERAL
 from pools.neural import NEURAL
 from pools.optimizer import OPTIMIZER
 
 DEFAULT_FILE: Final = "dspool.yaml"
+# The built-in embedder (`bridge.worker.embedding.hashing`).
+_HASH_MODEL, _HASH_DIM = "offline/hash", 256
 KINDS: Final = {kind.defaults.name: kind for kind in (GENERAL, OPTIMIZER, NEURAL)}
 _RECYCLING: Final = ("memory_limit_mb", "max_requests", "max_age_s")
 DEFAULT_LMS: Final = {"default": {"model": "offline/knn"}}
@@ -63,7 +65,7 @@ def load(
     # Without a model of its own the default one is `offline/knn`, whatever else is said about it.
     merged = merge([Layer({"lms": DEFAULT_LMS}), bottom, variables, top])
     model = check(merged)
-    settings = None if model is None else _settings(model, merged, environ, machine or this_machine(), chosen)
+    settings = None if model is None else _settings(model, merged, environ, machine or this_machine(environ), chosen)
     if settings is None or merged.problems:
         raise _config_error(merged.problems)
     return settings
@@ -74,10 +76,28 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FileModel.model_json_schema()}
 
 
-def this_machine() -> Machine:
-    """Return what pools are sized by here: cores this process may use, and GPUs the system shows."""
-    devices = Path("/dev").glob("nvidia[0-9]*")
-    return Machine(cores=len(os.sched_getaffinity(0)), gpus=sum(1 for device in devices if device.name[6:].isdigit()))
+def this_machine(environ: Mapping[str, str] | None = None, devices: Path = Path("/dev")) -> Machine:
+    """Return what pools are sized by here: cores this process may use, and GPUs that it may and the system shows.
+
+    devices: the folder of the system's devices. GPUs are numbered as CUDA does: among those that are there, whatever
+    the numbers in their names. Where CUDA_VISIBLE_DEVICES says which of them, these are all.
+    """
+    count = sum(1 for device in devices.glob("nvidia[0-9]*") if device.name[6:].isdigit())
+    gpus = tuple(map(str, range(count)))
+    visible = (environ or {}).get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = _visible(visible)
+    return Machine(cores=len(os.sched_getaffinity(0)), gpus=len(gpus), devices=gpus)
+
+
+def _visible(listed: str) -> tuple[str, ...]:
+    """Return the GPUs in a CUDA_VISIBLE_DEVICES: numbers, or ids; as for CUDA, what cannot be one ends the list."""
+    found: list[str] = []
+    for one in map(str.strip, listed.split(",")):
+        if not (one.isdecimal() or one.startswith(("GPU-", "MIG-"))) or one in found:
+            break
+        found.append(one)
+    return tuple(found)
 
 
 def _read_file(named: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[Path | None, Layer]:
@@ -137,10 +157,20 @@ def _settings(
             degradation=_degradation(model),
         ),
         lms=lms,
+        embedder=_embedder(model),
+        mcp={
+            name: McpConfig(command=tuple(one.command or ()), env=one.env, url=one.url)
+            for name, one in model.mcp.items()
+        },
         python_path=tuple(model.python_path),
         data_dir=Path(model.data_dir) if model.data_dir else default_data_dir(environ),
         run_dir=Path(model.run_dir) if model.run_dir else default_run_dir(environ),
-        limits=Limits(header_bytes=limits.header_bytes, message_bytes=limits.message_bytes, nesting=limits.nesting),
+        limits=Limits(
+            header_bytes=limits.header_bytes,
+            message_bytes=limits.message_bytes,
+            nesting=limits.nesting,
+            shared_bytes=limits.shared_bytes,
+        ),
         faults=model.faults,
         log_level=model.log_level,
         file=file,
@@ -162,8 +192,13 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
         changes["max_size"] = given.size.max if given.size.max > given.size.min else None
     elif given.size != "auto":
         changes["size"] = given.size
+    if given.batch is not None:
+        changes["batch"] = replace(pool.batch or BatchConfig(), **_given(given.batch, "max_items", "max_wait_ms"))
+    batch = changes.get("batch", pool.batch)
     if given.prefetch != "auto":
         changes["prefetch"] = given.prefetch
+    elif batch is not None:
+        changes["prefetch"] = batch.prefetch
     if given.restart is not None:
         restart = _given(given.restart, "type", "max_restarts", "window_s", "backoff_s")
         if "backoff_s" in restart:
@@ -187,6 +222,19 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
         least, window = pool.breaker.min_calls, pool.breaker.window
         _disorder(layer, ("pools", name, "breaker"), ("min_calls", least, "at most"), ("window", window, "at least"))
     return pool
+
+
+def _embedder(model: FileModel) -> EmbedderConfig:
+    given = model.embedder
+    return EmbedderConfig(
+        model=given.model,
+        dim=given.dim or (_HASH_DIM if given.model == _HASH_MODEL else None),
+        api_key=given.api_key,
+        api_base=given.api_base,
+        params=given.params,
+        timeout_s=given.timeout_s,
+        batch_size=given.batch_size,
+    )
 
 
 def _trouble(given: PoolModel, pool: PoolConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from pools.config import MAX_SIZE
@@ -73,6 +74,7 @@ PATTERNS: Final = {
 
 PoolName = Annotated[str, Field(pattern=_POOL_NAME)]
 LMName = Annotated[str, Field(pattern=_LM_NAME)]
+ServerName = LMName
 VariableName = Annotated[str, Field(pattern=_VARIABLE_NAME)]
 AnyText = Annotated[str, _check(lambda text: "\0" not in text, "must not hold a NUL character")]
 Text = Annotated[AnyText, Field(min_length=1)]
@@ -170,6 +172,13 @@ Fallback = Annotated[
 ]
 
 
+class BatchModel(Strict):
+    """How many texts of all callers are embedded at once, and how long the first of them waits for the others."""
+
+    max_items: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] | None = None
+
+
 class PoolModel(Strict):
     """One pool. What is absent has the pool's own default."""
 
@@ -190,6 +199,7 @@ class PoolModel(Strict):
     breaker: BreakerModel | None = BreakerModel()
     fallback: Fallback | None = None
     queue_age_s: Seconds | None = None
+    batch: BatchModel | None = None
     python: Text | None = None
     env: dict[VariableName, AnyText] = {}
 
@@ -207,12 +217,54 @@ class LMModel(Strict):
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32
 
 
+class EmbedderModel(Strict):
+    """What `embed` embeds with. dim: the length of its vectors; batch_size: texts that it takes at once."""
+
+    model: Annotated[
+        str,
+        Field(pattern=_MODEL),
+        _check(
+            lambda model: model == "offline/hash" or not model.startswith("offline/"),
+            "must be offline/hash (the only one built in), sentence-transformers/FOLDER_OR_PACKAGE or provider/name",
+        ),
+    ] = "offline/hash"
+    dim: Annotated[int, Field(ge=16, le=4096)] | None = None
+    api_key: SecretStr | None = None
+    api_base: Annotated[str, Field(pattern=_URL)] | None = None
+    params: Annotated[
+        dict[str, Any], _check(_is_plain, "must hold plain values: text, finite numbers, lists, mappings")
+    ] = {}
+    timeout_s: Seconds = 60.0
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+class McpModel(Strict):
+    """One MCP server, called by its name: a command that workers start, with variables of its own, or an address."""
+
+    command: Annotated[list[Text], Field(min_length=1)] | None = None
+    env: dict[VariableName, AnyText] = {}
+    url: Annotated[str, Field(pattern=_URL)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_it(self) -> Self:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("must have either command or url")
+        if self.env and self.url is not None:
+            raise ValueError("must have env with a command alone: a server with a url is not started here")
+        return self
+
+
 class LimitsModel(Strict):
-    """Limits of a message; of the rows that one principal has accepted and unsettled; of the deaths by one request."""
+    """Limits of a message, of a client, of a principal.
+
+    shared_bytes: of payloads in shared memory, per client; 0 = it is not used. principal_rows: accepted and unsettled.
+    poison_deaths: by one request.
+    """
 
     header_bytes: Annotated[int, Field(ge=1024, le=65_536)] = 65_536
     message_bytes: Annotated[int, Field(ge=65_536, le=2**31 - 1)] = 64 * 1024 * 1024
     nesting: Annotated[int, Field(ge=8, le=256)] = 128
+    shared_bytes: Annotated[int, Field(ge=0, le=2**40)] = 256 * 1024 * 1024
     principal_rows: Annotated[int, Field(ge=1, le=10_000_000)] = 16_384
     poison_deaths: Annotated[int, Field(ge=0, le=1000)] = 2
 
@@ -233,6 +285,8 @@ class FileModel(Strict):
 
     pools: dict[PoolName, PoolModel] = {}
     lms: dict[LMName, LMModel] = {}
+    embedder: EmbedderModel = EmbedderModel()
+    mcp: dict[ServerName, McpModel] = {}
     python_path: list[Text] = []
     data_dir: Text | None = None
     run_dir: Text | None = None

@@ -36,12 +36,54 @@ class LMConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderConfig:
+    """The embedder. dim: None = as the model has it. batch_size: texts at once; None = the pool's batch alone."""
+
+    model: str
+    dim: int | None = None
+    api_key: SecretStr | None = None
+    api_base: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    timeout_s: float = 60.0
+    batch_size: int | None = None
+
+    def for_worker(self) -> dict[str, Any]:
+        """Return plain data for `WorkerSpec.embedder`. The key in it is readable: it may only travel in a memfd."""
+        return {
+            "model": self.model,
+            "dim": self.dim,
+            "api_key": self.api_key.get_secret_value() if self.api_key else None,
+            "api_base": self.api_base,
+            "params": dict(self.params),
+            "timeout_s": self.timeout_s,
+            "batch_size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpConfig:
+    """One MCP server: a command that workers start, with the variables that it is given, or a url."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    url: str | None
+
+    def for_worker(self) -> dict[str, Any]:
+        """Return plain data for `WorkerSpec.mcp`. The variables may hold secrets: it may only travel in a memfd."""
+        return {"command": list(self.command), "env": dict(self.env), "url": self.url}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a message may be: header_bytes without its payload, message_bytes in all, nesting levels deep."""
+    """What a message may be: header_bytes without its payload, message_bytes in all, nesting levels deep.
+
+    shared_bytes: of payloads that one client may have in shared memory at once; 0 = all payloads travel in frames.
+    """
 
     header_bytes: int
     message_bytes: int
     nesting: int
+    shared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +96,8 @@ class Settings:
 
     fleet: FleetConfig
     lms: Mapping[str, LMConfig]
+    embedder: EmbedderConfig
+    mcp: Mapping[str, McpConfig]
     python_path: tuple[str, ...]
     data_dir: Path
     run_dir: Path

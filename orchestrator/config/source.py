@@ -99,8 +99,8 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
 def _variable_path(name: str) -> KeyPath:
     parts = name.removeprefix(ENVIRONMENT_PREFIX).split("__")
     keys = [part.lower() for part in parts]
-    if keys[0] == "pools" and keys[2:3] == ["env"] and len(keys) > 3:
-        # Variables of the workers keep their case, and may hold `__` themselves.
+    if keys[0] in ("pools", "mcp") and keys[2:3] == ["env"] and len(keys) > 3:
+        # Variables of the workers, and of what they start, keep their case, and may hold `__` themselves.
         return (*keys[:3], "__".join(parts[3:]))
     return tuple(keys)
 
@@ -201,6 +201,11 @@ def anchor(layer: Layer, base: Path, home: str) -> None:
         # A bare name is looked up on PATH.
         if isinstance(pool, dict) and isinstance(pool.get("python"), str) and "/" in pool["python"]:
             pool["python"] = absolute(pool["python"])
+    servers = tree.get("mcp")
+    for server in servers.values() if isinstance(servers, dict) else ():
+        command = server.get("command") if isinstance(server, dict) else None
+        if isinstance(command, list) and command and isinstance(command[0], str) and "/" in command[0]:
+            command[0] = absolute(command[0])
 
 
 def merge(layers: list[Layer]) -> Layer:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from orchestrator.config.check import SECRET_KEY
-from orchestrator.config.settings import LMConfig, Settings
+from orchestrator.config.settings import EmbedderConfig, LMConfig, McpConfig, Settings
 from pools.config import PoolConfig
 
 MASK: Final = "****"
@@ -19,6 +19,8 @@ def show(settings: Settings) -> dict[str, Any]:
     return {
         "pools": {pool.name: _pool(pool) for pool in settings.pools},
         "lms": {name: _lm(lm) for name, lm in settings.lms.items()},
+        "embedder": _embedder(settings.embedder),
+        "mcp": {name: _mcp(server) for name, server in settings.mcp.items()},
         "python_path": list(settings.python_path),
         "data_dir": str(settings.data_dir),
         "run_dir": str(settings.run_dir),
@@ -35,12 +37,15 @@ def show(settings: Settings) -> dict[str, Any]:
 
 def _pool(pool: PoolConfig) -> dict[str, Any]:
     shown = asdict(pool)
-    del shown["name"], shown["max_size"]
+    del shown["name"], shown["max_size"], shown["devices"]
     if operations := shown.pop("fallback_operations"):
         shown["fallback"] = {"pool": pool.fallback, "operations": operations}
     if pool.max_size is not None:
         shown["size"] = {"min": pool.size, "max": pool.max_size}
-    shown["prefetch"] = "auto" if pool.prefetch is None else pool.prefetch
+    if pool.batch is None:
+        del shown["batch"]  # a mapping without values means its defaults
+    usual = None if pool.batch is None else pool.batch.prefetch
+    shown["prefetch"] = "auto" if pool.prefetch == usual else pool.prefetch
     shown["restart"]["backoff_s"] = list(pool.restart.backoff_s)
     shown["preload"] = list(pool.preload)
     shown["env"] = _masked(pool.env)
@@ -56,6 +61,24 @@ def _lm(lm: LMConfig) -> dict[str, Any]:
         "timeout_s": lm.timeout_s,
         "max_concurrency": lm.max_concurrency,
     }
+
+
+def _embedder(embedder: EmbedderConfig) -> dict[str, Any]:
+    return {
+        "model": embedder.model,
+        "dim": embedder.dim,
+        "api_key": None if embedder.api_key is None else MASK,
+        "api_base": _without_password(embedder.api_base),
+        "params": _masked(embedder.params),
+        "timeout_s": embedder.timeout_s,
+        "batch_size": embedder.batch_size,
+    }
+
+
+def _mcp(server: McpConfig) -> dict[str, Any]:
+    if server.url is not None:
+        return {"url": _without_password(server.url)}
+    return {"command": list(server.command), "env": _masked(server.env)}
 
 
 def _masked(value: Any) -> Any:

@@ -35,7 +35,7 @@ from orchestrator.coordinator.logs import configure_logs
 from orchestrator.coordinator.reactor import Reactor
 from orchestrator.coordinator.watching import open_pidfd
 from orchestrator.errors import ConfigError, DspoolError
-from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, process_ticks, publish, sweep
+from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, new_shared, process_ticks, publish, sweep
 from orchestrator.version import package_version
 from pools.core.fleet import Fleet
 from pools.launch.zygote import ZygoteLauncher
@@ -176,15 +176,22 @@ def _serve(
     ending.callback(frontend.close, _LINGER_MS)
     backend = Router(context, back_endpoint, max_frame_bytes=max_frame)
     ending.callback(backend.close)
-    births = Births(settings, run_id=run_id, endpoint=back_endpoint)
+    made = new_shared(run_id) if settings.limits.shared_bytes else None
+    shared = str(made[1]) if made is not None else ""
+    births = Births(settings, run_id=run_id, endpoint=back_endpoint, client_endpoint=front_endpoint, shared_dir=shared)
     ending.callback(births.close)
     confinement = Confinement.open(os.getpid(), starter_pid=order.starter_pid, pools=settings.pools)
     ending.callback(confinement.close)
-    launcher = ZygoteLauncher(run_id, env=zygote_environment(settings, os.environ), python_path=settings.python_path)
-    ending.callback(launcher.close)
-    identity = Identity(
-        run_id=run_id, version=package_version(), pid=os.getpid(), started_ticks=process_ticks(os.getpid()) or 0
+    launcher = ZygoteLauncher(
+        run_id, env=zygote_environment(settings, os.environ), python_path=settings.python_path, folder=shared
     )
+    ending.callback(launcher.close)
+    if shared:  # before the nanny would do it
+        ending.callback(end_run, os.path.dirname(shared), run_id)
+    identity = Identity(
+        run_id=run_id, version=package_version(), pid=os.getpid(), started_ticks=process_ticks(os.getpid()) or 0,
+        shared_dir=shared,
+    )  # fmt: skip
     fleet = Fleet(
         settings.fleet, lms=frozenset(settings.lms), random=random.SystemRandom().random, open_page=births.open_page
     )

@@ -10,6 +10,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from bridge.faultpoints import VARIABLE as FAULT_POINTS
@@ -17,6 +18,7 @@ from bridge.protocol.messages import Hello
 from bridge.protocol.worker_spec import WorkerSpec, encode_spec
 from bridge.worker.stacks import STACKS_BYTES, STACKS_OFFSET
 from orchestrator.config import Settings
+from orchestrator.config.check import SECRET_KEY
 from pools.config import PoolConfig
 from pools.core.entries import SLOT_WORDS
 from pools.core.events import Launch
@@ -40,6 +42,8 @@ THREAD_CAPS: Final = {
     "BLIS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# Buffers of megabytes from memory that is at hand: fresh pages for each cost more than all that is done with them.
+ALLOCATION: Final = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TOP_PAD_": "16777216"}
 
 
 class Page:
@@ -77,10 +81,14 @@ class Page:
 class Births:
     """Makes launch specifications; knows which worker may say Hello with which token."""
 
-    def __init__(self, settings: Settings, *, run_id: str, endpoint: str) -> None:
+    def __init__(
+        self, settings: Settings, *, run_id: str, endpoint: str, client_endpoint: str = "", shared_dir: str = ""
+    ) -> None:
         self._settings = settings
+        self._shared_dir = shared_dir
         self._run_id = run_id
         self._endpoint = endpoint
+        self._client_endpoint = client_endpoint
         self._tokens: dict[str, bytes] = {}
         self._pages: dict[str, Page] = {}
 
@@ -111,17 +119,22 @@ class Births:
             message_bytes=settings.limits.message_bytes,
             nesting=settings.limits.nesting,
             lms={name: lm.for_worker() for name, lm in settings.lms.items()},
+            embedder=settings.embedder.for_worker(),
+            mcp={name: server.for_worker() for name, server in settings.mcp.items()},
+            batch={} if pool.batch is None else asdict(pool.batch),
             python_path=list(settings.python_path),
             faults=settings.faults,
             log_level=settings.log_level,
             cache_dir=_cache_dir(settings),
+            client_endpoint=self._client_endpoint,
+            shared_dir=self._shared_dir,
         )
         return LaunchSpec(
             worker_id=launch.worker_id,
             python=pool.python or sys.executable,
             worker_spec=encode_spec(spec),
             slots_fd=self._pages[launch.worker_id].fd,
-            env=environment(settings, pool.env, os.environ),
+            env=environment(settings, {**device_of(pool, launch.place), **pool.env}, os.environ),
             zygote=zygote_spec(pool),
         )
 
@@ -151,19 +164,27 @@ class Births:
             self.bury(worker_id)
 
 
+def device_of(pool: PoolConfig, place: int) -> dict[str, str]:
+    """Return the variable that gives a worker its GPU: one each, in turn where there are more workers than GPUs."""
+    devices = pool.devices
+    return {"CUDA_VISIBLE_DEVICES": devices[(place - 1) % len(devices)]} if devices else {}
+
+
 def environment(settings: Settings, pool_env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return a worker's environment: the coordinator's, without dspool's own settings and the language models' keys.
 
     A key reaches a worker in its memory file alone: generated code and child processes inherit the environment.
     """
-    keys = [lm.api_key.get_secret_value() for lm in settings.lms.values() if lm.api_key is not None]
+    configured = (settings.embedder.api_key, *(lm.api_key for lm in settings.lms.values()))
+    keys = [secret.get_secret_value() for secret in configured if secret is not None]
+    keys += [key for one in settings.mcp.values() for name, key in one.env.items() if SECRET_KEY.search(name)]
     # The one of ours that stays, the schedule of fault points, is there in a run with faults alone.
     env = {
         name: value
         for name, value in environ.items()
         if (not name.startswith("DSPOOL_") or name == FAULT_POINTS) and not any(_is_part(value, key) for key in keys)
     }
-    env.update(THREAD_CAPS)
+    env = {**ALLOCATION, **env, **THREAD_CAPS}
     env.update(pool_env)
     return env
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ class Identity:
     version: str
     pid: int
     started_ticks: int
+    shared_dir: str = ""  # the run's folder in memory, "" if it has none
 
 
 def welcome(identity: Identity, settings: Settings, client_no: int, clients: int = 0) -> Welcome:
@@ -51,6 +53,8 @@ def welcome(identity: Identity, settings: Settings, client_no: int, clients: int
         message_bytes=settings.limits.message_bytes,
         nesting=settings.limits.nesting,
         max_in_flight=settings.fleet.client_rows,
+        shared_dir=os.path.join(identity.shared_dir, str(client_no)) if identity.shared_dir else "",
+        shared_bytes=settings.limits.shared_bytes if identity.shared_dir else 0,
         window_rows=max(_WINDOW_ROWS_MIN, smallest_queue // (2 * max(clients, _SHARERS_MIN))),
     )
 
@@ -74,6 +78,7 @@ class Clients:
         self._pidfds: dict[bytes, int] = {}  # -1: its process cannot be watched
         self._log = structlog.get_logger("dspool.coordinator")
         self._probe_at: float | None = None
+        self._folders: dict[bytes, str] = {}  # in memory, where their payloads are, if they have any there
         watching.add(router.connections_fileno(), self._look_for_the_lost)
         router.connections()  # the descriptor tells of nothing before it was asked once
 
@@ -136,9 +141,11 @@ class Clients:
             return
         client_no = self._next_no
         self._next_no += 1
-        self._fleet.handle(ClientConnected(client_no, hello.principal or "default"), now, peer)
+        self._fleet.handle(ClientConnected(client_no, hello.principal or "default", hello.pid), now, peer)
         answer = welcome(self._identity, self._settings, client_no, len(self._pidfds) + 1)
         self._fleet.sends_to_clients.append((peer, answer))
+        if answer.shared_dir:
+            self._folders[peer] = answer.shared_dir
         # A client that dies says no Bye; its process does.
         pidfd = open_pidfd(hello.pid)
         self._pidfds[peer] = -1 if pidfd is None else pidfd
@@ -155,6 +162,9 @@ class Clients:
             os.close(pidfd)
         self.outbox.forget(peer)
         self._fleet.handle(ClientGone(), now, peer)
+        folder = self._folders.pop(peer, "")
+        if folder and os.path.isdir(folder):  # one that closes has removed it
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _look_for_the_lost(self, now: float) -> None:
         """Find out whose connection ended, although its process lives and it said no Bye."""

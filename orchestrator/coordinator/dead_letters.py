@@ -54,7 +54,10 @@ class DeadLetters:
         self._fleet.handle(PardonLetter(letter_id), now)
         principal = row["principal"]
         self._pardoned[own_id] = ReturnLetter(message, row["pool"], principal, row["requests"])
-        return replace(message, request_id=own_id, principal=principal, idempotency_key="", flags=0)
+        return replace(
+            message, request_id=own_id, principal=principal, idempotency_key="", flags=0, event_window=0,
+            parent_request_id=0, depth=0,
+        )  # fmt: skip
 
     def ended(self, reply: Reply, now: float) -> Reply:
         """Take the outcome of a requeued request; return the answer to who requeued it.

@@ -19,7 +19,7 @@ from bridge.protocol.messages import (
     Reply,
     Request,
 )
-from pools.core import breakers, idempotency, isolation
+from pools.core import breakers, idempotency, isolation, nesting
 from pools.core.dispatch import choose, dispatch, pump
 from pools.core.entries import ClientEntry, PoolEntry, RequestEntry
 from pools.core.events import ClientConnected
@@ -33,7 +33,6 @@ from pools.core.tables import Route, Tables, unavailable
 
 # Operations that the coordinator answers itself.
 CONTROL_PREFIX: Final = "dspool."
-MAX_DEPTH: Final = 8
 MAX_ROWS: Final = 1024
 _MAX_NAME_CHARS: Final = 200
 # Operation names come from callers: the table of routes must not grow with them.
@@ -47,6 +46,7 @@ def on_connected(tables: Tables, event: ClientConnected, now: float, peer: bytes
     if peer not in tables.clients:
         first_id = event.client_no << CLIENT_SHIFT
         tables.clients[peer] = client = ClientEntry(peer, event.client_no, event.principal, first_id)
+        client.pid = event.pid
         join(tables, client)
 
 
@@ -63,8 +63,10 @@ def on_request(tables: Tables, message: Request, now: float, peer: bytes) -> Non
         _accept(tables, client, route, message, now)
     elif message.operation.startswith(CONTROL_PREFIX):
         tables.control.append((peer, message))
-    else:
-        _admit_new(tables, client, message, now)
+    elif message.parent_request_id:
+        _admit_nested(tables, client, message, now)
+    else:  # how deep a call is nested is not for callers to say
+        _admit_new(tables, client, replace(message, depth=0) if message.depth else message, now)
 
 
 def _is_ordinary(tables: Tables, client: ClientEntry, pool: PoolEntry, message: Request) -> bool:
@@ -75,7 +77,7 @@ def _is_ordinary(tables: Tables, client: ClientEntry, pool: PoolEntry, message: 
         (deadline_ms is None or pool.hurry_ms < deadline_ms <= _MAX_DEADLINE_MS)
         and 1 <= rows <= MAX_ROWS
         and PRIORITY_HIGH <= message.priority <= PRIORITY_LOW
-        and 0 <= message.depth <= MAX_DEPTH
+        and not (message.parent_request_id or message.depth)
         and client.in_flight + rows <= tables.config.client_rows
         and client.account.in_flight + rows <= tables.config.principal_rows
         and pool.queued + rows <= pool.config.max_queue
@@ -106,11 +108,29 @@ def _admit_new(tables: Tables, client: ClientEntry, message: Request, now: float
                 idempotency.begin(tables, entry, pool, message)
             return
         refusal = chosen
+    if refusal is not None:
+        _refuse(tables, client, pool, message, refusal)
+
+
+def _refuse(
+    tables: Tables, client: ClientEntry, pool: PoolEntry | None, message: Request, refusal: BridgeError
+) -> None:
     if pool is not None:
         pool.rejected += min(max(1, message.rows), MAX_ROWS)  # what a caller claims is not a count yet
-    if refusal is not None:
-        reply = Reply(request_id=message.request_id, status=ERROR, payload=encode_error(refusal), pool=message.pool)
-        tables.to_clients.append((client.peer, reply))
+    reply = Reply(request_id=message.request_id, status=ERROR, payload=encode_error(refusal), pool=message.pool)
+    tables.to_clients.append((client.peer, reply))
+
+
+def _admit_nested(tables: Tables, client: ClientEntry, message: Request, now: float) -> None:
+    """Admit what a running program asks for, as its child."""
+    parent = nesting.parent_of(tables, client, message, now)
+    if isinstance(parent, BridgeError):
+        _refuse(tables, client, tables.pools.get(message.pool or tables.home_of(message.operation)), message, parent)
+        return
+    _admit_new(tables, client, nesting.nested(parent, message, now), now)
+    child = tables.requests.get(message.request_id)
+    if child is not None:  # neither refused nor settled at once
+        nesting.adopt(tables, parent, child)
 
 
 def _choose_pool(
@@ -190,7 +210,7 @@ def _accept(
         entry.state = WAITING
         return entry
     if pool.seclusion is not None and pool.seclusion.takes(tables, entry, now):
-        pool.seclusion.proceed(tables, now)
+        pump(tables, pool, now)  # where one worker is left, and it is the queue's turn, that goes on
         return entry
     worker = None if pool.queue.open_lanes else choose(pool, times)
     if worker is not None:
@@ -211,7 +231,7 @@ def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, messag
         return invalid
     if message.lm and message.lm not in tables.lms:
         return not_found("language model", message.lm, tables.lms, advice="Name it under `lms:` in the configuration.")
-    if tables.draining:
+    if tables.draining and not message.depth:  # a nested one belongs to what is accepted
         return unavailable("the coordinator is shutting down")
     if tables.memory_paused:
         return short_of_memory(tables)
@@ -226,6 +246,7 @@ def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, messag
         text = f"this client already has {client.in_flight} rows in flight (limit {limit})"
         return overloaded(pool, text, message.rows)
     limit, theirs = tables.config.principal_rows, client.account.in_flight
+    limit += limit if message.depth else 0  # what is under way may fill the one half, and what it asks for the other
     if theirs and theirs + message.rows > limit:  # a message larger than the limit may be under way alone
         text = f"all clients of {client.principal!r} together have {theirs} rows in flight (limit {limit})"
         return overloaded(pool, text, message.rows)
@@ -240,7 +261,7 @@ def _full(
     if too_late is not None:
         return too_late
     # In trouble there is less room, and who is due a place still gets one.
-    limit = tables.modes.room(pool, message)
+    limit = tables.modes.room(pool, message) + nesting.reserve(pool, message)
     # A message larger than the queue may wait alone. Without a queue only what a worker takes at once is accepted.
     queued = pool.waiting_rows
     waiting = bool(pool.queue) or (pool.seclusion is not None and bool(pool.seclusion.waiting))
@@ -269,8 +290,9 @@ def _invalid(message: Request) -> BridgeError | None:
         return _invalid_request("rows", f"{message.rows} rows; 1 to {MAX_ROWS} are possible")
     if message.priority not in (PRIORITY_HIGH, PRIORITY_NORMAL, PRIORITY_LOW):
         return _invalid_request("priority", f"{message.priority} is no priority")
-    if not 0 <= message.depth <= MAX_DEPTH:
-        return _invalid_request("depth", f"calls nested {message.depth} deep; at most {MAX_DEPTH} are possible")
+    if message.depth > nesting.MAX_DEPTH:
+        text = f"calls nested {message.depth} deep; at most {nesting.MAX_DEPTH} are possible"
+        return _invalid_request("depth", text)
     if message.idempotency_key:
         if message.rows > 1:
             return _invalid_request("idempotency_key", f"{message.rows} rows with one key; a key is for one")

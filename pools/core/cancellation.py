@@ -42,6 +42,19 @@ def cancel(tables: Tables, entry: RequestEntry, now: float, *, force: bool) -> N
         recall(tables, worker, entry)
     else:
         stop_attempt(tables, worker, entry.epoch, now)
+        children = tables.children.get(entry.request_id) if entry.tied else None
+        for child in followers_first(children.values()) if children else ():
+            if child.state != SETTLED:
+                cancel(tables, child, now, force=force)
+
+
+def end_orphans(tables: Tables, now: float) -> None:
+    """Cancel what was asked for by programs that have ended, by force: nobody waits for it. Theirs are orphans then."""
+    while tables.orphans:
+        children = tables.children.get(tables.orphans.pop())
+        for child in followers_first(children.values()) if children else ():
+            if child.state != SETTLED and child.cancel != FORCED:
+                cancel(tables, child, now, force=True)
 
 
 def cancel_waiting(tables: Tables, entry: RequestEntry, now: float) -> None:
@@ -85,19 +98,25 @@ def expire(tables: Tables, now: float) -> None:
 
     Followers of its idempotency key have another: what outran a deadline may hang, and no one else's may wait for it.
     """
-    for request_id in tables.deadlines.pop_due(now):
-        entry = tables.requests.get(request_id)
-        if entry is None:
-            continue  # settled with one before it
-        worker = entry.worker
-        started = worker is not None and (entry.state != DISPATCHED or worker.started(entry.epoch))
-        settle_error(tables, entry, _too_late(entry, worker if started else None, now), now)
-        if worker is None:
-            continue
-        if started:
-            stop_attempt(tables, worker, entry.epoch, now)
-        else:
-            recall(tables, worker, entry)
+    due = tables.deadlines.pop_due(now)
+    if not due:
+        return
+    with tables.together():
+        for entry in followers_first(tables.requests[request_id] for request_id in due):
+            if entry.state != SETTLED:  # with one before it
+                _expired(tables, entry, now)
+
+
+def _expired(tables: Tables, entry: RequestEntry, now: float) -> None:
+    worker = entry.worker
+    started = worker is not None and (entry.state != DISPATCHED or worker.started(entry.epoch))
+    settle_error(tables, entry, _too_late(entry, worker if started else None, now), now)
+    if worker is None:
+        return
+    if started:
+        stop_attempt(tables, worker, entry.epoch, now)
+    else:
+        recall(tables, worker, entry)
 
 
 def _too_late(entry: RequestEntry, running_at: WorkerEntry | None, now: float) -> BridgeError:
@@ -122,6 +141,7 @@ def abandon(tables: Tables, client: ClientEntry, now: float) -> None:
     """Cancel whatever a client has under way."""
     if not client.in_flight:
         return
-    for entry in followers_first(entry for entry in tables.requests.values() if entry.client is client):
-        if entry.state != SETTLED:  # with one before it, of its idempotency key
-            cancel(tables, entry, now, force=False)
+    with tables.together():
+        for entry in followers_first(entry for entry in tables.requests.values() if entry.client is client):
+            if entry.state != SETTLED:  # with one before it, of its idempotency key
+                cancel(tables, entry, now, force=False)

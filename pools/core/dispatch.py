@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from pools.core.cancellation import cancel_waiting, stop_attempt
 from pools.core.credits import SLOW_MS, RunTimes
 from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
 from pools.core.leaving import recall, stop
+from pools.core.nesting import attempt_ended
 from pools.core.settlement import settle
 from pools.core.shedding import TARGET_S, is_stale, shed_stale
 from pools.core.states import (
@@ -28,14 +30,15 @@ from pools.core.tables import Tables
 
 # Idle workers take queued work from loaded ones only where a run is worth the round trip of a Recall.
 _RECALL_WORTH_MS: Final = SLOW_MS / 4
-# Runs that end so would have taken longer.
+# Runs that end so would have taken longer, if they ever began.
 _CUT_SHORT: Final = frozenset({CANCELLED, DEADLINE_EXCEEDED})
 
 
 def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
     """Dispatch from the head of the queue while some worker has credit for it; shed what waited too long."""
-    if pool.bereft:
-        return  # first all that a dead worker held is back in its place
+    if tables.held is not None:
+        tables.held[pool.name] = partial(pump, tables, pool, now)
+        return
     if pool.seclusion is not None:
         pool.seclusion.proceed(tables, now)
     if pool.shedding:
@@ -46,7 +49,11 @@ def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
         if now - entry.accepted_at > TARGET_S and is_stale(queue.front(), entry, now):
             shed_stale(tables, entry, now)
             continue
-        worker = choose(pool, entry.times, 1 if entry.message.priority == PRIORITY_HIGH else 0)
+        message = entry.message
+        if message.priority == PRIORITY_HIGH:
+            worker = choose(pool, entry.times, 1, nested=message.depth > 0)
+        else:
+            worker = choose(pool, entry.times)
         if worker is None:
             return
         queue.pop()
@@ -64,13 +71,13 @@ def enqueue(tables: Tables, entry: RequestEntry, now: float, *, first: bool = Fa
         pool.queue.push(entry)
 
 
-def choose(pool: PoolEntry, times: RunTimes, more: int = 0) -> WorkerEntry | None:
+def choose(pool: PoolEntry, times: RunTimes, more: int = 0, *, nested: bool = False) -> WorkerEntry | None:
     """Return the ready worker that holds least, or None if none has credit for an operation of these run times.
 
     Among equals the one that was given something longest ago, so that idle workers take turns. A worker may take
     the next message, whatever its rows, while it holds fewer rows than slots + prefetch. Work of microseconds is dealt
     by the hand: what a worker gets in a row travels, and returns, in one frame. more: credit beyond that, for what need
-    not wait behind what workers were handed early.
+    not wait behind what workers were handed early. A worker that has lent many slots out takes what is nested alone.
     """
     prefetch = pool.config.prefetch
     credit = pool.slots + (times.prefetch if prefetch is None else prefetch) + more
@@ -79,8 +86,9 @@ def choose(pool: PoolEntry, times: RunTimes, more: int = 0) -> WorkerEntry | Non
         pool.hand_left -= 1
         return dealt
     best: WorkerEntry | None = None
+    lending = pool.lent and not nested
     for worker in pool.ready:
-        if worker.reserved:
+        if worker.reserved or (lending and worker.paused >= pool.most_paused):
             continue
         if (
             best is None
@@ -90,7 +98,7 @@ def choose(pool: PoolEntry, times: RunTimes, more: int = 0) -> WorkerEntry | Non
             best = worker
     if best is None or best.held >= credit:
         return None
-    pool.dealt_to, pool.hand_left = best, times.hand - 1
+    pool.dealt_to, pool.hand_left = best, 0 if nested else times.hand - 1
     return best
 
 
@@ -123,14 +131,14 @@ def dispatch(tables: Tables, entry: RequestEntry, worker: WorkerEntry, now: floa
     tables.to_workers.append((worker.peer, attempt))
 
 
-def release(worker: WorkerEntry, epoch: int) -> RequestEntry | None:
+def release(tables: Tables, worker: WorkerEntry, epoch: int) -> RequestEntry | None:
     """Take an attempt out of its worker's books; None if the worker does not hold it."""
     entry = worker.attempts.pop(epoch, None)
     if entry is None:
         return None
     slots = worker.pool.slots
     before = worker.held
-    worker.held = after = before - entry.rows
+    worker.held = after = before - (attempt_ended(tables, worker, entry) if entry.tied else entry.rows)
     if after <= slots < before and worker in worker.pool.ready:
         worker.pool.over -= 1
     return entry
@@ -143,14 +151,14 @@ def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
     if worker is None or entry is None or entry.request_id != message.request_id:
         tables.fenced += 1
         return
-    release(worker, message.epoch)
+    release(tables, worker, message.epoch)
     rows = entry.rows
     worker.requests += rows
     pool = entry.pool
     if message.status != ERROR or error_code(message.payload or b"") not in _CUT_SHORT:
         entry.times.add(message.run_ms / rows)
-    if pool.seclusion is not None:
-        pool.seclusion.answered(tables, message.epoch, entry, now)
+        if pool.seclusion is not None:
+            pool.seclusion.answered(tables, message.epoch, entry, now)
     if entry.state == SETTLED:
         tables.fenced += rows  # out of time or cancelled: its caller has been answered
         if entry.keyed is not None:
@@ -178,6 +186,8 @@ def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int, n
         if wanted <= 0:
             return
         entry = loaded.attempts[epoch]
+        if entry.paused:
+            continue
         run_ms = entry.times.median_ms
         # No run of it has ended yet: they take at least as long as this one has been waiting.
         if ((now - entry.dispatched_at) * 1000.0 if run_ms is None else run_ms) < _RECALL_WORTH_MS:
@@ -194,7 +204,7 @@ def on_recalled(tables: Tables, message: Recalled, now: float, peer: bytes) -> N
     if worker is None or entry is None or entry.state == RUNNING:
         tables.fenced += 1
         return
-    release(worker, message.epoch)
+    release(tables, worker, message.epoch)
     if entry.state != SETTLED:
         give_back(tables, entry, now)
     elif entry.keyed is not None:

@@ -32,6 +32,11 @@ DEAD_WORKER_KEPT_S: Final = 3600.0
 # One attempt that runs: epoch, run_ms, rows_done, lm_calls, quiet_ms.
 Progress = tuple[int, float, int, int, float]
 
+# A worker with so many paused attempts for each of its slots, or so many in all, begins nothing but nested requests,
+# which end them: each may be a thread, and what they wait for may be this very pool.
+_PAUSED_PER_SLOT: Final = 4
+_PAUSED_MAX: Final = 128
+
 # How far a cancellation was asked for.
 NOT_ASKED: Final = 0
 ASKED: Final = 1
@@ -49,7 +54,7 @@ class ClientEntry(msgspec.Struct, gc=False):
     """A client that said Hello. last_id: its highest request id so far; in_flight: rows accepted and unsettled.
 
     spell: the last spell of time in which it asked for something (see Tables). peak: the most rows that it had in
-    flight since it was last told to have less. account: its principal's.
+    flight since it was last told to have less. account: its principal's. pid: of its process, as it says; 0 = unknown.
     """
 
     peer: bytes
@@ -60,12 +65,14 @@ class ClientEntry(msgspec.Struct, gc=False):
     spell: int = 0
     peak: int = 0
     account: Account = msgspec.field(default_factory=Account)
+    pid: int = 0
 
 
 class RequestEntry(msgspec.Struct, gc=False):
     """An accepted request, from admission to settlement (and beyond, while a worker still holds its attempt).
 
-    deadline: absolute seconds, None without one. `epoch` names its current attempt, 0 before the first.
+    deadline: absolute seconds, None without one. `epoch` names its current attempt, 0 before the first. message.depth:
+    how deep it is nested, 0 for what no program asked for (see `nesting`).
     """
 
     request_id: int
@@ -91,12 +98,15 @@ class RequestEntry(msgspec.Struct, gc=False):
     watched: bool = False  # a breaker opened since it was accepted, or it is a probe: its outcome is looked at closely
     fallback_used: bool = False
     overran: bool = False  # it was out of time, and that was counted as a failure
+    tied: bool = False  # it has, or had, a parent, children, a pause or a tool's call: more than itself ends with it
+    paused: bool = False  # its attempt lends its slot out: the worker holds it, but nothing for it
 
 
 class WorkerEntry:
     """One life of one place of a pool.
 
-    slots_page: the live words of its started-slots page. held: rows it was sent and has not answered.
+    slots_page: the live words of its started-slots page. held: rows it was sent and has not answered, without those
+    whose attempts are paused (paused: how many are).
     rss_at_birth: at the last heartbeat before it was given anything, 0 if there was none. progress: of its attempts, as
     the latest heartbeat has it; that came at progress_at.
     tolerance: what its pool's limits for recycling are multiplied with, so that workers of one age do not end as one.
@@ -104,7 +114,7 @@ class WorkerEntry:
 
     __slots__ = (
         "attempts", "boot_error", "boot_ms", "booted", "died", "held", "incarnation", "kill_asked", "kill_why",
-        "last_epoch", "last_heard", "launched_at", "peer", "pid", "place", "pool", "progress", "progress_at",
+        "last_epoch", "last_heard", "launched_at", "paused", "peer", "pid", "place", "pool", "progress", "progress_at",
         "requests", "reserved", "rss_at_birth", "rss_bytes", "silent", "slots_page", "state", "stop_wanted", "stop_why",
         "told_to_stop", "tolerance", "worker_id",
     )  # fmt: skip
@@ -125,6 +135,7 @@ class WorkerEntry:
         self.boot_error: bytes | None = None
         self.attempts: dict[int, RequestEntry] = {}
         self.held = 0
+        self.paused = 0
         self.last_epoch = 0
         self.requests = 0
         self.rss_bytes = 0
@@ -193,18 +204,19 @@ class PoolEntry:
     """
 
     __slots__ = (
-        "accepted", "bereft", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead",
+        "accepted", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead",
         "dealt_to", "demand", "failed", "following", "hand_left", "hurry_ms", "in_flight", "large_at_birth",
-        "latency", "least", "lives", "memory_recycle_at", "most", "name", "outcomes", "over", "pace", "places",
-        "probe", "probe_at", "queue", "queued", "ready", "rejected", "replace_at", "resent", "restarts", "retries",
-        "seclusion", "shed", "shed_at", "shedding", "shrink_at", "size", "slots", "succession", "was_ready",
-        "wishes",
+        "latency", "least", "lent", "lives", "memory_recycle_at", "most", "most_paused", "name", "outcomes", "over",
+        "pace", "places", "probe", "probe_at", "queue", "queued", "ready", "rejected", "replace_at", "resent",
+        "restarts", "retries", "seclusion", "shed", "shed_at", "shedding", "shrink_at", "size", "slots", "succession",
+        "was_ready", "wishes",
     )  # fmt: skip
 
     def __init__(self, config: PoolConfig, random: Callable[[], float]) -> None:
         self.config = config
         self.name = config.name
         self.slots = config.slots
+        self.most_paused = min(_PAUSED_PER_SLOT * config.slots, _PAUSED_MAX)
         self.queue = PoolQueue()
         self.seclusion: Seclusion | None = None  # while requests are under suspicion or in quarantine
         self.retries = RetryBudget(config.slots * config.size)
@@ -231,10 +243,10 @@ class PoolEntry:
         self.hurry_ms = 0.0
         self.shed_at = 0.0
         self.shedding = False  # right now: see `dispatch.pump`
-        self.bereft = False  # right now: see `losses.lost`
         self.dealt_to: WorkerEntry | None = None  # who is being dealt a hand, and how much of it is left
         self.hand_left = 0
         self.over = 0  # ready workers that hold more than their slots
+        self.lent = 0  # rows of paused attempts: they are with a worker and take none of its slots
         self.dead: deque[DeadWorker] = deque(maxlen=DEAD_WORKERS_KEPT)
         self.boot_error: BridgeError | None = None
         self.probe = ""

@@ -95,10 +95,11 @@ class ProtocolBroken(msgspec.Struct, frozen=True):
 
 
 class ClientConnected(msgspec.Struct, frozen=True):
-    """A client's Hello was accepted; `client_no` is the upper part of its request ids."""
+    """A client's Hello was accepted; `client_no` is the upper part of its request ids. pid: as it says, 0 = unknown."""
 
     client_no: int
     principal: str
+    pid: int = 0
 
 
 class ClientGone(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig
-from pools.core import admission, cancellation, dispatch, isolation, lifecycle, listing, memory, service
+from pools.core import admission, cancellation, dispatch, isolation, lifecycle, listing, memory, pauses, service, tools
 from pools.core.entries import Peer, Sends
 from pools.core.events import (
     ClientConnected,
@@ -52,6 +52,8 @@ def _on_tick(tables: Tables, event: Tick, now: float, peer: bytes) -> None:
 FROM_CLIENTS: Final[dict[type, Handler]] = {
     wire.Request: admission.on_request,
     wire.Cancel: cancellation.on_cancel,
+    wire.ToolReply: tools.on_tool_reply,
+    wire.Credit: tools.on_credit,
     wire.Bye: cancellation.on_bye,
 }
 FROM_WORKERS: Final[dict[type, Handler]] = {
@@ -63,6 +65,9 @@ FROM_WORKERS: Final[dict[type, Handler]] = {
     wire.Recalled: dispatch.on_recalled,
     wire.Started: dispatch.on_started,
     wire.Event: dispatch.on_event,
+    wire.ToolCall: tools.on_tool_call,
+    wire.Pause: pauses.on_pause,
+    wire.Resume: pauses.on_resume,
 }
 _HAPPENINGS: Final[dict[type, Handler]] = {
     WorkerLaunched: lifecycle.on_launched,
@@ -112,7 +117,10 @@ class Fleet:
 
     def handle(self, event: Any, now: float, peer: Peer = b"") -> None:
         """Take one event. Raises KeyError for a type that is no event, BridgeError for what an operator may not ask."""
-        _HANDLERS[type(event)](self._tables, event, now, peer)
+        tables = self._tables
+        _HANDLERS[type(event)](tables, event, now, peer)
+        if tables.orphans:
+            cancellation.end_orphans(tables, now)
 
     @property
     def sends_to_clients(self) -> Sends:

@@ -22,14 +22,15 @@ from bridge.protocol.errors import (
     error_code,
 )
 from bridge.protocol.messages import ERROR, OK, PRIORITY_HIGH, Cancel, Reply, Request
-from pools.core import breakers
+from pools.core import breakers, nesting, tools
 from pools.core.cancellation import stop_attempt
 from pools.core.deadlines import WIDTH_S
 from pools.core.dispatch import enqueue, pump
-from pools.core.entries import ASKED, ClientEntry, PoolEntry, RequestEntry
+from pools.core.entries import ASKED, NOT_ASKED, ClientEntry, PoolEntry, RequestEntry
 from pools.core.keys import Name, Outcome, digest_of
 from pools.core.leaving import recall
 from pools.core.places import unserved
+from pools.core.queueing import class_of
 from pools.core.settlement import settle, settle_error
 from pools.core.states import ON_RESUME, QUEUED, REQUEST_MOVES, SETTLED
 from pools.core.tables import Tables
@@ -59,6 +60,10 @@ class Keyed:
         """Return whether the work goes on for others when this request is cancelled."""
         return entry is not self.runner or bool(self.followers)
 
+    def goes_on(self, entry: RequestEntry) -> bool:
+        """Return whether this request, which is settled, was cancelled while its attempt goes on for others."""
+        return entry is self.runner and bool(self.followers) and entry.cancel != NOT_ASKED and _is_out(entry)
+
     def settled(self, tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> None:
         """One of the requests is settled: with the outcome of the work, or with an end of its own."""
         if entry is not self.runner:
@@ -69,6 +74,8 @@ class Keyed:
             self._end(tables, reply, now)
         elif not _is_out(entry):
             self.ceded(tables, now)
+        elif self.goes_on(entry):
+            tools.go_on_alone(tables, entry)
 
     def answered(self, tables: Tables, reply: Reply, now: float) -> None:
         """The attempt of a runner that is settled has ended."""
@@ -85,7 +92,7 @@ class Keyed:
     def ceded(self, tables: Tables, now: float) -> None:
         """Nothing came of the runner, and nothing is under way: the oldest follower that has time left runs."""
         if not self.followers:
-            del tables.keys.running[self.name]
+            self._forget(tables)
             return
         late = now - WIDTH_S  # whose deadline was before is about to be told
         entry = next((one for one in self.followers.values() if one.deadline is None or one.deadline > late), None)
@@ -108,15 +115,19 @@ class Keyed:
 
     def _end(self, tables: Tables, reply: Reply, now: float) -> None:
         """Give all followers the outcome, and remember it if it is final."""
-        keys = tables.keys
-        del keys.running[self.name]
+        self._forget(tables)
         if _is_final(reply):
-            keys.keep(self.name, Outcome(self.digest, reply, now))
+            tables.keys.keep(self.name, Outcome(self.digest, reply, now))
             _arm(tables)
         for entry in list(self.followers.values()):
             self._leave(entry)
             entry.keyed = None
             settle(tables, entry, replace(reply, request_id=entry.request_id), now)
+
+    def _forget(self, tables: Tables) -> None:
+        """The work has ended. Entries are unknown to the garbage collector: a circle of them would stay for ever."""
+        del tables.keys.running[self.name]
+        self.runner.keyed = None
 
     def _leave(self, entry: RequestEntry) -> None:
         del self.followers[entry.request_id]
@@ -125,8 +136,9 @@ class Keyed:
     def _abandon(self, tables: Tables, last: RequestEntry, now: float) -> None:
         """Nobody wants the outcome any more: stop what is out. last: the request that was the last one to."""
         runner, worker = self.runner, self.runner.worker
+        nesting.orphan(tables, runner)
         if worker is None or not _is_out(runner):
-            del tables.keys.running[self.name]
+            self._forget(tables)
         elif not worker.started(runner.epoch):
             recall(tables, worker, runner)
         elif last.cancel == ASKED:  # which leaves it time
@@ -145,6 +157,9 @@ def find(
     name = _name(client, message)
     known = tables.keys.running.get(name) or tables.keys.outcome(name, now)
     if known is None or known.digest == digest_of(message, pool.name):
+        if isinstance(known, Keyed) and message.depth and nesting.waits_for_itself(tables, known.runner, message):
+            text = f"idempotency_key: the run of {message.idempotency_key!r} waits for what this call is nested in"
+            return BridgeError(INVALID_REQUEST, text, details={"path": "idempotency_key"})
         return known
     return BridgeError(
         INVALID_REQUEST,
@@ -170,20 +185,21 @@ def join(tables: Tables, entry: RequestEntry, known: Keyed | Outcome, now: float
         if known.runner.state == SETTLED and not _is_out(known.runner):
             known.ceded(tables, now)
         else:
-            _hurry(tables, known.runner, entry.message.priority, now)
+            _hurry(tables, known.runner, entry.message, now)
     else:
         settle(tables, entry, replace(known.reply, request_id=entry.request_id), now)
 
 
-def _hurry(tables: Tables, runner: RequestEntry, priority: int, now: float) -> None:
+def _hurry(tables: Tables, runner: RequestEntry, follower: Request, now: float) -> None:
     """Have a runner that waits be of the highest class among those that wait for it."""
-    if runner.worker is not None or priority >= runner.message.priority:
+    if runner.worker is not None or class_of(follower) >= class_of(runner.message):
         return
+    priority = follower.priority
     queue = runner.pool.queue
     waits = runner.state == QUEUED
     if waits:
         queue.discard(runner)
-    runner.message = replace(runner.message, priority=priority)
+    runner.message = replace(runner.message, priority=priority, depth=follower.depth)
     if waits:
         queue.push(runner)
         if priority == PRIORITY_HIGH:

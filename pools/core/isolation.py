@@ -26,16 +26,18 @@ from pools.core.tables import Tables
 class Seclusion:
     """What waits to run alone in one pool, in order, and the worker that is kept for it.
 
-    epoch: of the attempt that runs alone, or did last; 0 = others have had their turn since.
+    epoch: of the attempt that runs alone, or did last; 0 = others have had their turn since. alone: the epochs of those
+    that do, and of those that lend their slot out: they may wait for the next one.
     """
 
-    __slots__ = ("epoch", "pool", "waiting", "worker")
+    __slots__ = ("alone", "epoch", "pool", "waiting", "worker")
 
     def __init__(self, pool: PoolEntry) -> None:
         self.pool = pool
         self.waiting: dict[int, RequestEntry] = {}
         self.worker: WorkerEntry | None = None
         self.epoch = 0
+        self.alone: set[int] = set()
 
     def takes(self, tables: Tables, entry: RequestEntry, now: float) -> bool:
         """Take a request that is to be queued, and is in no queue, if it may not run beside others, or at all."""
@@ -62,32 +64,48 @@ class Seclusion:
     def proceed(self, tables: Tables, now: float) -> None:
         """Run the next one alone, if none does and a worker holds nothing else."""
         worker = self.worker
-        if worker is not None and self.epoch in worker.attempts:
+        if worker is not None and self._runs_one(worker):
+            worker.reserved = True  # also where one goes on that had lent its slot out
             return
         entry = self._next()
         if entry is None:
-            self.let_go()
+            self._share()
             return
         if self.epoch and len(self.pool.ready) < 2 and self.pool.queue.open_lanes:
             # There is no other worker: between two of them whatever else waits has its turn.
             self.epoch = 0
-            self.let_go()
+            self._share()
             return
         if worker is None or worker.state != READY or worker.died:
             self.let_go()
             worker = self._reserve(tables)
         if worker is None or worker.held:
             return
+        worker.reserved = True
         del self.waiting[entry.request_id]
         entry.state = REQUEST_MOVES[entry.state][ON_RESUME]
         dispatch(tables, entry, worker, now)
         self.epoch = entry.epoch
+        self.alone.add(entry.epoch)
 
     def let_go(self) -> None:
         """Keep no worker."""
+        self.alone.clear()
         if self.worker is not None:
             self.worker.reserved = False
             self.worker = None
+
+    def _runs_one(self, worker: WorkerEntry) -> bool:
+        """Return whether one of those that were to run alone runs."""
+        self.alone &= worker.attempts.keys()
+        return any(not worker.attempts[epoch].paused for epoch in self.alone)
+
+    def _share(self) -> None:
+        """Let others have the worker, unless it holds who will go on and somebody else serves whom they wait for."""
+        if self.worker is None or not self.alone:
+            self.let_go()
+        elif len(self.pool.ready) < 2:
+            self.worker.reserved = False
 
     def _next(self) -> RequestEntry | None:
         """Return the first that waits, or None."""

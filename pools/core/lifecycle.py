@@ -9,7 +9,15 @@ from bridge.protocol.messages import BootFailed as BootFailedMessage
 from bridge.protocol.messages import Heartbeat, Hello, Program, Ready
 from pools.core import replacement, shedding
 from pools.core.dispatch import pump, rebalance
-from pools.core.entries import DEAD_WORKER_KEPT_S, NOT_ASKED, DeadWorker, PoolEntry, WorkerEntry, followers_first
+from pools.core.entries import (
+    DEAD_WORKER_KEPT_S,
+    NOT_ASKED,
+    DeadWorker,
+    PoolEntry,
+    RequestEntry,
+    WorkerEntry,
+    followers_first,
+)
 from pools.core.events import (
     BootFailed,
     Drain,
@@ -141,18 +149,19 @@ def on_exited(tables: Tables, event: WorkerExited, now: float, peer: bytes) -> N
     leave_ready(worker)
     reason = BootFailed(worker.boot_error) if worker.boot_error is not None else event.reason
     cause = worker.kill_why or (worker.stop_why if reason == Exited(0) else "") or str(reason)
-    lost(tables, worker, reason, cause, now)
-    _remember(tables, worker, event, reason, cause, now)
-    replacement.on_exited(tables, worker, now)
-    place = pool.places[worker.place]
-    if place.worker is worker:
-        place.worker = None
+    with tables.together():
+        lost(tables, worker, reason, cause, now)
+        _remember(tables, worker, event, reason, cause, now)
+        replacement.on_exited(tables, worker, now)
+        place = pool.places[worker.place]
+        if place.worker is worker:
+            place.worker = None
+            if not tables.stopping:
+                _after_end(tables, worker, event, reason, cause, now)
         if not tables.stopping:
-            _after_end(tables, worker, event, reason, cause, now)
-    if not tables.stopping:
-        reconcile(tables, pool, now)
-        replacement.advance(tables, pool, now)
-    pump(tables, pool, now)
+            reconcile(tables, pool, now)
+            replacement.advance(tables, pool, now)
+        pump(tables, pool, now)
 
 
 def _remember(
@@ -281,19 +290,23 @@ def stop_if_idle(tables: Tables, now: float) -> None:
 
 
 def _budget_spent(tables: Tables, now: float) -> None:
-    for entry in followers_first(tables.requests.values()):
-        if entry.state == SETTLED:
-            continue  # with another of its key
-        queued = entry.state == QUEUED and not entry.resends
-        text = "before this request ran" if queued else "before this request was done; it may have run"
-        error = BridgeError(CANCELLED, f"the coordinator shut down {text}", retryable=queued)
-        if entry.cancel != NOT_ASKED and not entry.cancel_answered:
-            answer_cancel(tables, entry, "running", "asked")  # whoever waits for it gets no other word
-        else:
-            entry.pool.cancelled += entry.rows
-            entry.cancel_answered = True
-        settle_error(tables, entry, error, now)
+    with tables.together():
+        for entry in followers_first(tables.requests.values()):
+            if entry.state != SETTLED:  # with another of its key
+                _cut_off(tables, entry, now)
     stop_if_idle(tables, now)
+
+
+def _cut_off(tables: Tables, entry: RequestEntry, now: float) -> None:
+    queued = entry.state == QUEUED and not entry.resends
+    text = "before this request ran" if queued else "before this request was done; it may have run"
+    error = BridgeError(CANCELLED, f"the coordinator shut down {text}", retryable=queued)
+    if entry.cancel != NOT_ASKED and not entry.cancel_answered:
+        answer_cancel(tables, entry, "running", "asked")  # whoever waits for it gets no other word
+    else:
+        entry.pool.cancelled += entry.rows
+        entry.cancel_answered = True
+    settle_error(tables, entry, error, now)
 
 
 def stop_workers(tables: Tables, now: float) -> None:

@@ -24,12 +24,11 @@ _MAX_DEATHS = 2
 
 
 def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, now: float) -> None:
-    """Deal with what a dead worker held. Its started-slots page is final. Who calls this pumps the pool afterwards."""
-    worker.pool.bereft = True
+    """Deal with what a dead worker held. Its started-slots page is final."""
     suspects = _suspect(tables, worker, cause, now)
     resent = 0
     for epoch in sorted(worker.attempts, reverse=True):  # the earliest ends up at the head of the queue
-        entry = dispatch.release(worker, epoch)
+        entry = dispatch.release(tables, worker, epoch)
         if entry is None:
             continue
         ran = entry.state == RUNNING or worker.started(epoch)
@@ -40,7 +39,6 @@ def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, no
             _unstarted(tables, entry, worker, reason, cause, now)
         else:
             resent += _ran(tables, entry, worker, reason, cause, now)
-    worker.pool.bereft = False
     if resent:
         tables.log("requests_resent", "warning", worker=worker.worker_id, rows=resent, cause=cause)
     if suspects:
@@ -59,7 +57,7 @@ def _suspect(tables: Tables, worker: WorkerEntry, cause: str, now: float) -> dic
     ran = {
         isolation.print_of(tables, entry.message): entry
         for epoch, entry in worker.attempts.items()
-        if entry.state == RUNNING or worker.started(epoch)
+        if not entry.paused and (entry.state == RUNNING or worker.started(epoch))  # who waits does no harm
     }
     # What the coordinator asks for itself (loading a program) is not what it seems: the same name, another file. Only
     # what was requeued counts.

@@ -1,8 +1,11 @@
-"""What waits in a pool: three classes, in each the principals by turns, first in first out within one of them.
+"""What waits in a pool: three classes, and before them what running programs ask for.
+
+In each the principals have it by turns, first in first out within one of them.
 
 In a class the principals take turns by deficit round robin over rows (Shreedhar and Varghese 1995), with the largest
 message that is queued as the quantum: each step finds somebody whose turn it is. The classes are strict, but for every
 eighth step: that one goes by age, so that what a higher class keeps waiting gets an eighth of the pool at least.
+Nested requests always go first, and no such step is theirs: somebody who is under way waits for each of them.
 """
 
 from __future__ import annotations
@@ -12,8 +15,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from bridge.protocol.messages import Request
     from pools.core.entries import RequestEntry
 
+# The class of nested requests, above the high one.
+NESTED: Final = -1
 # A class is this much older than it is where it goes by age: high, normal, low.
 _AHEAD_S: Final = (0.0, 10.0, 30.0)
 # So many steps go by class, the next one by age. (All by age would end what a high class is for wherever a standing
@@ -21,8 +27,13 @@ _AHEAD_S: Final = (0.0, 10.0, 30.0)
 BY_CLASS: Final = 7
 
 
+def class_of(message: Request) -> int:
+    """Return the class that a request waits in: its priority, or NESTED."""
+    return NESTED if message.depth else message.priority
+
+
 class Lane:
-    """What one principal has queued in one class, oldest first.
+    """What one principal has queued in one class (`priority`, see `class_of`), oldest first.
 
     more: its rows beyond one of each request. deficit: rows that it may still take in its turn. looked_at: when its
     head was last found to have waited long; above_since: since when each had (see `pools.core.shedding`).
@@ -100,7 +111,7 @@ class PoolQueue:
     __slots__ = ("_classes", "_front", "_head", "_steps", "open_lanes")
 
     def __init__(self) -> None:
-        self._classes = (_Class(), _Class(), _Class())
+        self._classes = (_Class(), _Class(), _Class(), _Class())  # by class - NESTED
         self._front: Lane | None = None  # the lane of the head, while it is known
         self._head: RequestEntry | None = None  # the first of that lane, while it is known
         self.open_lanes = 0
@@ -121,17 +132,19 @@ class PoolQueue:
     def push(self, entry: RequestEntry) -> None:
         """Add an entry, last in its lane."""
         lane = self._front
-        if lane is None or lane.priority != entry.message.priority or lane.principal != entry.client.principal:
+        message = entry.message
+        priority = NESTED if message.depth else message.priority
+        if lane is None or lane.priority != priority or lane.principal != entry.client.principal:
             lane = self._lane_of(entry)
         lane.entries[entry.request_id] = entry
         if entry.rows > 1:
             lane.more += entry.rows - 1
-            self._classes[lane.priority].allow(entry.rows)
+            self._classes[priority - NESTED].allow(entry.rows)
 
     def push_first(self, entry: RequestEntry) -> None:
         """Add an entry that comes back, first in its lane."""
         self.push(entry)
-        lane = self._classes[entry.message.priority].lanes[entry.client.principal]
+        lane = self._classes[class_of(entry.message) - NESTED].lanes[entry.client.principal]
         lane.entries.move_to_end(entry.request_id, last=False)
         self._front = self._head = None
 
@@ -165,7 +178,7 @@ class PoolQueue:
 
     def discard(self, entry: RequestEntry) -> None:
         """Take out an entry if it is there."""
-        lane = self._classes[entry.message.priority].lanes.get(entry.client.principal)
+        lane = self._classes[class_of(entry.message) - NESTED].lanes.get(entry.client.principal)
         if lane is None or lane.entries.pop(entry.request_id, None) is None:
             return
         lane.more -= entry.rows - 1
@@ -184,13 +197,13 @@ class PoolQueue:
 
     def lane(self, priority: int, principal: str) -> Lane | None:
         """Return what a principal has queued in a class, None if nothing."""
-        return self._classes[priority].lanes.get(principal)
+        return self._classes[priority - NESTED].lanes.get(principal)
 
     def _lane_of(self, entry: RequestEntry) -> Lane:
         """Return the lane of an entry that is to be queued; another head may follow."""
         self._front = self._head = None
-        priority, principal = entry.message.priority, entry.client.principal
-        lanes = self._classes[priority].lanes
+        priority, principal = class_of(entry.message), entry.client.principal
+        lanes = self._classes[priority - NESTED].lanes
         lane = lanes.get(principal)
         if lane is None:
             lane = lanes[principal] = Lane(principal, priority)
@@ -199,18 +212,22 @@ class PoolQueue:
 
     def _step(self, lane: Lane, rows: int) -> None:
         """Count what was taken where somebody else waits too; see who is next."""
-        self._steps += 1
+        if lane.priority != NESTED:
+            self._steps += 1
         self._front = None
         lane.deficit -= rows
         if not lane.entries:
             self._close(lane)
 
     def _close(self, lane: Lane) -> None:
-        self._classes[lane.priority].close(lane)
+        self._classes[lane.priority - NESTED].close(lane)
         self.open_lanes -= 1
 
     def _choose(self) -> Lane:
-        turns = [(one.turn(), ahead_s) for one, ahead_s in zip(self._classes, _AHEAD_S, strict=True) if one.lanes]
+        nested, *others = self._classes
+        if nested.lanes:
+            return nested.turn()
+        turns = [(one.turn(), ahead_s) for one, ahead_s in zip(others, _AHEAD_S, strict=True) if one.lanes]
         if len(turns) == 1 or self._steps % (BY_CLASS + 1) < BY_CLASS:
             return turns[0][0]
         return min(turns, key=lambda turn: turn[0].first().accepted_at + turn[1])[0]

@@ -51,8 +51,11 @@ def scale(tables: Tables, now: float) -> None:
 
 
 def _held(pool: PoolEntry) -> int:
-    """Return the rows that take up room: also those that are settled and that a worker has not let go of."""
-    return max(pool.in_flight, sum(worker.held for worker in pool.ready))
+    """Return the rows that take up room: also those that are settled and that a worker has not let go of.
+
+    Who has lent its slot out takes up none.
+    """
+    return max(pool.in_flight - pool.lent, sum(worker.held for worker in pool.ready))
 
 
 def _grow(tables: Tables, pool: PoolEntry, now: float) -> None:
@@ -80,9 +83,9 @@ def _waiting(pool: PoolEntry, now: float) -> tuple[int, float]:
     rows = pool.waiting_rows
     since = pool.queue.oldest_at() if pool.queue else now
     for worker in pool.ready:
-        if worker.held < pool.slots:
+        if worker.held < pool.slots and worker.paused < pool.most_paused:
             return 0, now
-        rows += worker.held - pool.slots
+        rows += max(0, worker.held - pool.slots)
         first = _longest_unstarted(worker) if worker.held > pool.slots else None
         if first is not None:
             since = min(since, first.accepted_at)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from bridge.protocol.errors import CANCELLED, BridgeError, encode_error, error_code
 from bridge.protocol.messages import ERROR, OK, ROWS, CancelReply, Reply
-from pools.core import breakers
+from pools.core import breakers, nesting
 from pools.core.entries import NOT_ASKED, RequestEntry, WorkerEntry
 from pools.core.states import ON_SETTLE, QUEUED, REQUEST_MOVES, WAITING
 from pools.core.tables import Tables
@@ -56,16 +56,18 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
         fallback_used=entry.fallback_used or reply.fallback_used,
     )
     tables.to_clients.append((client.peer, completed))
-    if entry.cancel != NOT_ASKED or entry.keyed is not None:
+    if entry.cancel != NOT_ASKED or entry.keyed is not None or entry.tied:
         _tell_others(tables, entry, completed, now)
 
 
 def _tell_others(tables: Tables, entry: RequestEntry, completed: Reply, now: float) -> None:
-    """Answer who cancelled it; tell those that share its work."""
+    """Answer who cancelled it; tell those that share its work, and those that work for it."""
     if entry.cancel != NOT_ASKED and not entry.cancel_answered:
         _answer_cancel(tables, entry, completed, entry.worker)
     if entry.keyed is not None:
         entry.keyed.settled(tables, entry, completed, now)
+    if entry.tied:
+        nesting.settled(tables, entry)
 
 
 def _take_out(entry: RequestEntry) -> None:
@@ -92,7 +94,7 @@ def _pressed(tables: Tables, entry: RequestEntry) -> bool:
         return True
     if tables.sharers < 2 or client.peak * tables.sharers <= limit:
         return False
-    if pool.in_flight + entry.rows < len(pool.ready) * pool.slots:
+    if pool.in_flight - pool.lent + entry.rows < len(pool.ready) * pool.slots:
         return False
     client.peak = client.in_flight
     return True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from bridge.protocol.errors import OVERLOADED, BridgeError
 from bridge.protocol.messages import Request
 from pools.core.entries import PoolEntry, RequestEntry
-from pools.core.queueing import Lane
+from pools.core.queueing import NESTED, Lane, class_of
 from pools.core.settlement import settle_error
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def is_stale(lane: Lane, entry: RequestEntry, now: float) -> bool:
     A lane is first in, first out: since this one crossed the target every other before it has been beyond it too. If
     somebody looked since then, it was so before.
     """
-    if entry.epoch or len(lane.entries) == 1:
-        return False  # a worker had it: it is not where its age would have it; or nobody waits behind it
+    if entry.epoch or len(lane.entries) == 1 or lane.priority == NESTED:
+        return False  # a worker had it: it is not where its age would have it; nobody waits behind it; it is half done
     crossed_at = entry.accepted_at + TARGET_S
     if lane.looked_at < crossed_at:
         lane.above_since = crossed_at
@@ -77,7 +77,7 @@ def hopeless(pool: PoolEntry, principal: str, message: Request, now: float) -> B
 
     And by what has happened: the first of those before it has waited longer than that deadline already.
     """
-    lane = pool.queue.lane(message.priority, principal) if message.deadline_ms is not None else None
+    lane = pool.queue.lane(class_of(message), principal) if message.deadline_ms is not None else None
     if lane is None or message.deadline_ms is None:
         return None
     head = lane.first()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from bridge.protocol.errors import BridgeError
@@ -60,6 +61,9 @@ class Tables:
         self.clients: dict[Peer, ClientEntry] = {}
         self.accounts: dict[str, Account] = {}  # by principal, of those that are connected
         self.requests: dict[int, RequestEntry] = {}
+        self.children: dict[int, dict[int, RequestEntry]] = {}  # unsettled nested requests by their parent's id
+        self.orphans: list[int] = []  # parents whose children are to end: see `cancellation.end_orphans`
+        self.tool_calls: dict[int, set[int]] = {}  # calls that are out, by epoch, where the work may outlive its caller
         self.workers: dict[str, WorkerEntry] = {}
         self.workers_by_peer: dict[Peer, WorkerEntry] = {}
         self.programs: dict[str, tuple[str, Program]] = {}
@@ -86,6 +90,8 @@ class Tables:
         self.wary = False  # admission asks everything: see `reconsider`
         self.stopping = False  # workers are told to stop, none is started
         self.fenced = 0
+        # What waits until all is done that is done together, by pool: see `together`.
+        self.held: dict[str, Callable[[], None]] | None = None
         # Who shares the queues: the clients that asked for something in this spell of a second, or in the one before.
         self.spell = 1
         self.sharers = 0
@@ -129,6 +135,24 @@ class Tables:
         """Begin the next spell of counting."""
         self.spell += 1
         self.sharers, self._asking = self._asking, 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let several things happen as one: nothing is dispatched before the last of them.
+
+        Or else what is about to end, or to come back, would be passed over, or begun only to end too.
+        """
+        if self.held is not None:
+            yield
+            return
+        held: dict[str, Callable[[], None]] = {}
+        self.held = held
+        try:
+            yield
+        finally:
+            self.held = None
+        for go_on in held.values():
+            go_on()
 
     def home_of(self, operation: str) -> str:
         """Return the name of the pool where an operation is at home: a program's own, or as configured."""

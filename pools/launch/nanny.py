@@ -1,6 +1,7 @@
 """The nanny: the parent of every worker process. It starts them, it buries them, and it lets nobody escape.
 
-Run as a script, `python -I -S nanny.py CONTROL_FD LIFELINE_FD`: one thread, the standard library alone, no user code.
+Run as a script, `python -I -S nanny.py CONTROL_FD LIFELINE_FD [FOLDER]`: one thread, the standard library alone, no
+user code. FOLDER is removed once the coordinator is dead.
 It is a child subreaper, so whatever a worker leaves behind, daemons in sessions of their own too, becomes its child.
 
 The control socket is SOCK_SEQPACKET. Each message is a JSON object, with file descriptors beside it:
@@ -36,6 +37,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -52,6 +54,7 @@ _ERROR_CHARS = 1_000
 _PATROL_MS = 500  # a daemon's adoption sends no signal: look for strays at least this often
 _FORK_LIMIT_S = 10.0  # what a zygote may take to fork; milliseconds are usual
 _BURIAL_MS = 20
+_DYING_S = 1.0
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
@@ -418,7 +421,20 @@ def main() -> None:
     set_subreaper(True)
     _arm()
     control_fd, lifeline_fd = (_lift(int(word)) for word in sys.argv[1:3])
+    coordinator = os.getppid()
     Nanny(socket.socket(fileno=control_fd), lifeline_fd).run()
+    for folder in sys.argv[3:4]:
+        _remove_after(coordinator, folder)
+
+
+def _remove_after(coordinator: int, folder: str) -> None:
+    """Remove a folder if the coordinator is dead. Its socket ends a moment before it does."""
+    until_s = time.monotonic() + _DYING_S
+    while os.path.isdir(folder) and time.monotonic() < until_s:
+        if os.getppid() != coordinator:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        time.sleep(_BURIAL_MS / 1000)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", FAULT_POINTS)
 class NannyLink:
     """A running nanny. `pidfd` is readable when it is dead, `fileno()` when it said something or hung up."""
 
-    def __init__(self, lifeline_fd: int) -> None:
-        """Start a nanny whose workers get `lifeline_fd`. Raises OSError."""
+    def __init__(self, lifeline_fd: int, folder: str = "") -> None:
+        """Start a nanny whose workers get `lifeline_fd`, and that removes a folder after us. Raises OSError."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         words = [sys.executable, "-I", "-S", "-X", "utf8", str(_SCRIPT), str(theirs.fileno()), str(lifeline_fd)]
+        words += [folder] if folder else []
         try:
             self._process = subprocess.Popen(
                 words,

@@ -57,8 +57,13 @@ class SpawnLauncher:
         root: Path = PACKAGES_ROOT,
         limits: LogLimits | None = None,
         command: Command | None = None,
+        folder: str = "",
     ) -> None:
-        """Start a nanny. root: where workers find these packages; command: another child. Raises OSError."""
+        """Start a nanny. root: where workers find these packages; command: another child. Raises OSError.
+
+        folder: is removed when this process has died without doing so.
+        """
+        self._folder = folder
         self._command = command or worker_command(run_id, root)
         self._limits = limits or LogLimits()
         self._events: list[LauncherEvent] = []
@@ -155,7 +160,7 @@ class SpawnLauncher:
     # --- launching ----------------------------------------------------------------------------
 
     def _hire_nanny(self) -> NannyLink:
-        nanny = self._nanny = NannyLink(self._lifeline_fd)
+        nanny = self._nanny = NannyLink(self._lifeline_fd, self._folder)
         self._watch(nanny.fileno(), self._read_nanny)
         self._watch(nanny.pidfd, self._nanny_died)
         return nanny

@@ -83,13 +83,16 @@ class ZygoteLauncher(SpawnLauncher):
         forked: Command | None = None,
         zygote: Command | None = None,
         preload_limit_s: float = PRELOAD_LIMIT_S,
+        folder: str = "",
     ) -> None:
         """Start a nanny. Raises OSError.
 
         env: the root zygote's. python_path: first on sys.path while zygotes import. command, forked, zygote: other
-        children. preload_limit_s: from a zygote's start to its being ready.
+        children. preload_limit_s: from a zygote's start to its being ready. folder: see SpawnLauncher.
         """
-        super().__init__(run_id, root=root, limits=limits, command=command or worker_command(run_id, root))
+        super().__init__(
+            run_id, root=root, limits=limits, command=command or worker_command(run_id, root), folder=folder
+        )
         self._env = env
         self._python_path = list(python_path)
         self._forked_command = forked or forked_command(run_id)

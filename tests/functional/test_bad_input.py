@@ -110,7 +110,7 @@ def test_a_pool_that_is_off_says_how_to_turn_it_on(client: Client) -> None:
     [
         (predict({"temprature": 1}), "options.temprature", "did you mean temperature?"),
         (predict({"config": {"temprature": 1}}), "options.config.temprature", "did you mean temperature?"),
-        (predict({"reward": "exact:a"}), "options.reward", "it takes config"),
+        (predict({"reward": "exact:a"}), "options.reward", "it takes adapter, config"),
         (lambda c: c.execute("sleep", {"secs": 1}), "seconds", "did you mean seconds?"),
         (lambda c: c.execute("sleep", {"seconds": "1"}), "seconds", "got str ('1')"),
         (lambda c: c.execute("sleep", {"seconds": HUGE}), "seconds", "at least 0"),

@@ -36,9 +36,9 @@ def test_references_answer_every_row(tmp_path: Path) -> None:
     report.write_json(tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text())
     assert {name: each["note"] for name, each in found["contenders"].items()} == dict.fromkeys(REFERENCES)
-    rows = {"start_s", "p50_us", "p99_us", "flood_100", "flood_1000", "map", "big"}
+    rows = {"start_s", "p50_us", "p99_us", "flood_100", "flood_1000", "map", "big", "array"}
     for name, each in found["contenders"].items():
-        assert set(each["rows"]) == (rows - {"map"} if name == "zmq.proxy" else rows)
+        assert set(each["rows"]) == (rows - {"map", "array"} if name == "zmq.proxy" else rows)
         assert {len(row["rounds"]) for key, row in each["rows"].items() if key != "start_s"} == {2}
         assert all(0 < row["low"] <= row["median"] <= row["high"] for row in each["rows"].values())
 
@@ -193,7 +193,15 @@ def test_what_the_caller_of_a_standard_pool_is_told_has_its_time(capsys: pytest.
     assert "the caller got ValueError after" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("asked", [("--native", "--lives"), ("--lives", "--peers"), ("--lives", "--pool=neural")])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("--native", "--lives"),
+        ("--lives", "--peers"),
+        ("--lives", "--pool=neural"),
+        ("--lives", "--embed=offline/hash"),
+    ],
+)
 def test_what_lives_is_not_asked_together_with(asked: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     found = CliRunner().invoke(app, ["bench", *asked])
     assert found.exit_code == Exit.USAGE

@@ -109,7 +109,6 @@ def test_another_protocol_version_is_refused_naming_both(coordinator: Coordinato
         ({"deadline_ms": 1e308}, "deadline_s"),
         ({"rows": 0}, "rows"),
         ({"rows": 1 << 40}, "rows"),
-        ({"depth": 9}, "depth"),
         ({"priority": 99}, "priority"),
         ({"operation": ""}, "operation"),
         ({"operation": "x" * 201}, "operation"),

@@ -146,8 +146,20 @@ def test_every_problem_of_the_inputs_is_told(ops: Operations, inputs: Any, probl
         ("dspy.BestOfN", {"reward": "best"}, "options.reward"),
         ("dspy.BestOfN", {"reward": "exact:answer"}, "options.reward"),
         ("dspy.BestOfN", {"reward": "filled:answer", "N": "3"}, "options.N"),
-        ("dspy.BestOfN", {"reward": "filled:answer", "module": "dspy.ReAct"}, "options.module"),
+        ("dspy.BestOfN", {"reward": "filled:answer", "module": "dspy.Refine"}, "options.module"),
+        ("dspy.BestOfN", {"reward": "filled:answer", "tools": []}, "options.tools"),
+        ("dspy.BestOfN", {"reward": "filled:answer", "fail_count": -1}, "options.fail_count"),
+        ("dspy.Refine", {}, "options.reward"),
+        ("dspy.Refine", {"reward": "os.path:exists", "adapter": "two_step"}, "options.adapter"),
+        ("dspy.Refine", {"reward": "math:sqrt"}, "options.reward"),
         ("dspy.MultiChainComparison", {"M": 0}, "options.M"),
+        ("dspy.ReActV2", {"max_iters": "3"}, "options.max_iters"),
+        ("dspy.ReActV2", {"tools": ["os.path:isdir", "os.path:isdir"]}, "options.tools[1]"),
+        ("dspy.Predict", {"adapter": "jsn"}, "options.adapter"),
+        ("dspy.Predict", {"adapter": ["json"]}, "options.adapter"),
+        ("dspy.Predict", {"json_fallback": 1}, "options.json_fallback"),
+        ("dspy.Predict", {"adapter": "xml", "json_fallback": True}, "options.json_fallback"),
+        ("dspy.Predict", {"extraction_lm": "default"}, "options.extraction_lm"),
     ],
 )
 def test_options_are_checked(ops: Operations, kind: str, options: Any, path: str) -> None:
@@ -161,6 +173,8 @@ def test_options_are_checked(ops: Operations, kind: str, options: Any, path: str
         ("dspy.Predict", "question: strr -> answer", 11),
         ("dspy.Predict", "question -> model_validate", 13),
         ("dspy.ReAct", "trajectory -> answer", 1),
+        ("dspy.ReActV2", "history -> answer", 1),
+        ("dspy.ReActV2", "question -> history", 1),
     ],
 )
 def test_signature_errors_have_a_place(ops: Operations, kind: str, text: str, column: int) -> None:

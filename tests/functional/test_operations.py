@@ -81,8 +81,8 @@ def test_unknown_operations_get_a_suggestion(ops: Operations, name: str, suggest
 
 
 def test_an_unknown_dspy_module_is_told_which_exist(ops: Operations) -> None:
-    assert ops.find("dspy.RLM") is None
-    assert "dspy.ChainOfThought" in ops.unknown("dspy.RLM").message
+    assert ops.find("dspy.Flex") is None
+    assert "dspy.ChainOfThought" in ops.unknown("dspy.Flex").message
 
 
 # --- faults -------------------------------------------------------------------------------------------
@@ -172,8 +172,8 @@ def test_embed_does_not_depend_on_the_batch_nor_the_process(ops: Operations) -> 
     whole = run(ops, "embed", {"texts": texts})
     assert np.array_equal(run(ops, "embed", {"texts": texts[300:301]})[0], whole[300])
     code = (
-        "import sys; from bridge.worker.embed import embed_texts\n"
-        "sys.stdout.buffer.write(embed_texts(['text number 300 of ' + 'many ' * 6]).tobytes())"
+        "import sys; from bridge.worker.embedding.hashing import HashEmbedder\n"
+        "sys.stdout.buffer.write(HashEmbedder().embed(['text number 300 of ' + 'many ' * 6]).tobytes())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30, cwd=ROOT, env=env)

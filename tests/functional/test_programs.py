@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
 from bridge.protocol.messages import Program
@@ -131,11 +132,13 @@ def test_a_program_may_return_plain_values(ops: Operations, folder: Path, deploy
     assert run(ops, "plain", {"b": 1, "a": 2}) == {"given": ["a", "b"], "words": ["a", "b"]}
 
 
-def test_models_and_enums_become_plain_data(ops: Operations, folder: Path, deploy: Any) -> None:
+def test_models_and_examples_stay_and_enums_become_their_values(ops: Operations, folder: Path, deploy: Any) -> None:
     deploy("typed", target=f"{folder}/greeter.py:Typed")
     answer = run(ops, "typed", {})
-    assert answer.ticket == {"team": "tech", "tags": ["x"]}
-    assert answer.nested == [("tech", {"seen": {"tech"}})]
+    # The class is loaded here, by the file that was deployed.
+    assert type(answer.ticket).__qualname__ == "Ticket"
+    assert answer.ticket.model_dump(mode="json") == {"team": "tech", "tags": ["x"]}
+    assert answer.nested == [("tech", dspy.Example(seen={"tech"}))]
 
 
 def test_what_cannot_travel_is_told_by_its_path(ops: Operations, folder: Path, deploy: Any) -> None:

@@ -61,7 +61,9 @@ except errors.DspoolError as error:
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoordinatorProcess]:
     pools = {"general": {"size": 1, "slots": 1}, "optimizer": {"size": 0}, "neural": {"size": 0}}
-    with CoordinatorProcess(tmp_path_factory.mktemp("c"), pools=pools) as coordinator:
+    # Without shared memory: what waits for these clients is what is in frames.
+    limits = {"shared_bytes": 0}
+    with CoordinatorProcess(tmp_path_factory.mktemp("c"), pools=pools, limits=limits) as coordinator:
         assert coordinator.next_report()["event"] == "ready"
         yield coordinator
 

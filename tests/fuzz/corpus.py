@@ -14,6 +14,7 @@ from bridge.protocol.codec import INLINE_BYTES, encode_frames, pack_outcomes
 from bridge.protocol.errors import BridgeError, encode_error
 from bridge.protocol.messages import TYPES, Cancel, Heartbeat, Hello, Message, Reply, Request, Taken
 from bridge.protocol.prediction import Prediction
+from bridge.protocol.record import Example, Record
 from bridge.protocol.values import encode_value
 
 # Between the frames of a list: no message begins so.
@@ -25,6 +26,9 @@ VALUES: Final[tuple[Any, ...]] = (
     datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), date(2026, 1, 2), timedelta(1, 2, 3), Decimal("1.50"), UUID(int=7),
     numpy.arange(6, dtype="<f4").reshape(2, 3), numpy.float64(0.5), numpy.array([b"ab", b"c"]),
     Prediction({"answer": "4", "steps": [{"tool": "add"}]}), {"deep": [{"deep": [{"deep": [(1, {2})]}]}]},
+    Prediction({"answer": "4"}, completions={"answer": ["4", "5"]}, usage={"m": {"total_tokens": 3}}),
+    Record("dspy.Image", {"url": "data:image/png;base64,AA=="}), Example({"q": 1, "a": 2}, ["q"]),
+    Record("model:package.module:Outer.Inner", {"root": [1, Record("dspy.Code", {"code": "x"})]}),
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -11,7 +12,7 @@ from bridge.protocol.errors import CIRCUIT_OPEN, INVALID_REQUEST, OVERLOADED, PO
 from pools.core.places import unserved
 from tests.sim.circuits import Circuits
 from tests.sim.keys import Keys
-from tests.sim.ledger import Case, Ledger, label
+from tests.sim.ledger import QUEUED, WAITING, Case, Ledger, label
 from tests.sim.modes import Modes
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
@@ -176,8 +177,15 @@ class Admissions:
         """Whether its queue has no room for a case, or so much that it cannot be served in time."""
         if self.ledger.taken_rows(case.pool) + case.rows > self._modes.room(case):
             return True
-        waiting = self.ledger.queues[case.pool].values()
-        return case.deadline is not None and any(other.lane == case.lane for other in waiting)
+        return case.deadline is not None and any(other.lane == case.lane for other in self._before(case.pool))
+
+    def _before(self, pool: str) -> Iterator[Case]:
+        """Yield what waits in a pool's queue: what is to be resent too, once its pause is over."""
+        ledger = self.ledger
+        yield from ledger.queues[pool].values()
+        for case in ledger.open.values() if ledger.waiting[pool] else ():
+            if case.pool == pool and case.state == WAITING and self.tables.requests[case.request_id].state == QUEUED:
+                yield case
 
     def _is_broken(self, case: Case, error: BridgeError, now: float) -> bool:
         return self._is_kept_out and not self._fallback_takes()

@@ -48,8 +48,8 @@ def a_dropped_settle() -> Iterator[None]:
 def a_leaked_credit() -> Iterator[None]:
     """A reply that comes after its request was settled does not give its rows back."""
 
-    def release(worker: Any, epoch: int) -> Any:
-        entry = _release(worker, epoch)
+    def release(tables: Any, worker: Any, epoch: int) -> Any:
+        entry = _release(tables, worker, epoch)
         if entry is not None and entry.state == SETTLED:
             worker.held += entry.rows
         return entry

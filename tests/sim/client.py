@@ -76,6 +76,8 @@ class Client:
         self._world.clock.after(notice_s, self._world.shell.lost_client, self.peer)
 
     def _read(self, message: wire.Message) -> None:
+        if type(message) is wire.ToolCall and not self.gone:
+            self.up.send(wire.ToolReply(request_id=message.request_id, epoch=message.epoch, number=message.number))
         if type(message) is not wire.Reply:
             return
         if message.request_id in self.answers:

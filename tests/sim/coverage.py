@@ -19,7 +19,7 @@ PATHS: Final = (
     "outcome UNAVAILABLE", "outcome WORKER_LOST executed=no", "outcome WORKER_LOST executed=maybe",
     "CpuRead", "DropLetter", "PardonLetter", "to be resent", "outcome POISON_REQUEST", "outcome OVERLOADED",
     "attached", "replayed", "handed over", "outcome of its key", "refused as another under its key",
-    "bereaved", "hurried", "did not stop", "outcome CIRCUIT_OPEN",
+    "paused", "resumed", "tool called", "tool answered", "bereaved", "hurried", "did not stop", "outcome CIRCUIT_OPEN",
     "suspected", "ran alone", "cleared", "quarantined", "refused POISON_REQUEST",
     "log breaker_opened", "log breaker_half_open", "log breaker_closed", "refused CIRCUIT_OPEN", "fell back",
     "pushed out", "shed", "log shedding_began", "log shedding_ended", "refused for its principal",

@@ -12,6 +12,7 @@ from tests.sim.circuits import Circuits
 from tests.sim.hearing import DEATHS
 from tests.sim.kills import Kills
 from tests.sim.ledger import QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
+from tests.sim.nesting import Nesting
 from tests.sim.order import Order
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
@@ -30,6 +31,7 @@ class Dispatches:
         circuits: Circuits,
         admissions: Admissions,
         suspects: Suspects,
+        nesting: Nesting,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -39,6 +41,7 @@ class Dispatches:
         self._circuits = circuits
         self._admissions = admissions
         self._suspects = suspects
+        self._nesting = nesting
         self._order = Order(ledger)
         self._last_epoch = 0
 
@@ -54,8 +57,10 @@ class Dispatches:
                 broken("asks for what is held", f"{kind.__name__} of epoch {message.epoch} at {desk.worker_id}")
             case.told = message.epoch
             self.ledger.seen[f"{kind.__name__} sent"] += 1
-            if kind is wire.Cancel and (case.cancel == 2 or (case.state == SETTLED and not self._has_time(case))):
+            if kind is wire.Cancel and not self._has_time(case):
                 self._kills.asked(desk, message.epoch, now)
+        elif kind is wire.ToolReply:
+            self._nesting.to_worker(desk, message)
         elif kind is wire.Stop:
             if not self._kills.meant_to_leave(desk):
                 broken("stopped on purpose", f"{desk.worker_id} was told to stop")
@@ -64,7 +69,9 @@ class Dispatches:
             (desk.programs.add if message.payload else desk.programs.discard)(message.name)
 
     def _has_time(self, case: Case) -> bool:
-        """Whether a plain cancellation ends what was shared: by the last that wanted it."""
+        """Whether a plain cancellation asks it to stop: its own, or of what was shared by the last that wanted it."""
+        if case.state != SETTLED:
+            return case.cancel != 2
         event = self.step.event
         kind = type(event)
         return case.work is not None and (

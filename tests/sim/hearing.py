@@ -27,6 +27,7 @@ from tests.sim.admissions import Admissions
 from tests.sim.circuits import Circuits, is_ordered
 from tests.sim.keys import Keys
 from tests.sim.ledger import OUT, SETTLED, Case, Ledger
+from tests.sim.nesting import Nesting
 from tests.sim.resends import may_be_resent
 from tests.sim.restarts import Restarts
 from tests.sim.step import Step
@@ -51,6 +52,7 @@ class Hearing:
         suspects: Suspects,
         keys: Keys,
         admissions: Admissions,
+        nesting: Nesting,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -70,6 +72,9 @@ class Hearing:
             wire.Reply: self._reply,
             wire.Recalled: self._recalled,
             wire.Started: self._started,
+            wire.Pause: nesting.paused,
+            wire.Resume: nesting.paused,
+            wire.ToolCall: nesting.called,
             wire.Ready: self._ready,
             wire.Hello: self._heard_of,
             wire.Heartbeat: self._heard_of,
@@ -142,7 +147,7 @@ class Hearing:
             self.step.must_fence = 1
             return
         desk.take(message.epoch)
-        self.suspects.answered(case)
+        self.suspects.answered(case, message)
         if case.state == SETTLED:
             self.step.must_fence = case.rows
             self.keys.ended(case, message, now)

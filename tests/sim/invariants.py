@@ -23,6 +23,7 @@ from tests.sim.keys import Keys
 from tests.sim.kills import Kills
 from tests.sim.ledger import OPERATIONS, QUEUED, SETTLED, WAITING, Desk, Ledger
 from tests.sim.modes import Modes
+from tests.sim.nesting import Nesting, takes_more
 from tests.sim.outcomes import Outcomes, desk_of
 from tests.sim.restarts import Restarts
 from tests.sim.sizes import Sizes
@@ -47,9 +48,10 @@ class Auditor:
         self._keys = keys = Keys(ledger, self.step, circuits, suspects)
         self._modes = Modes(ledger, tables)
         admissions = Admissions(ledger, self.step, circuits, suspects, keys, self._modes, tables)
-        self._hearing = Hearing(ledger, self.step, self.restarts, circuits, suspects, keys, admissions, tables)
-        self._dispatches = Dispatches(ledger, self.step, self.kills, circuits, admissions, suspects, tables)
-        self._outcomes = Outcomes(ledger, self.step, circuits, admissions, keys, suspects, self.kills, tables)
+        nesting = Nesting(ledger, self.step)
+        self._hearing = Hearing(ledger, self.step, self.restarts, circuits, suspects, keys, admissions, nesting, tables)
+        self._dispatches = Dispatches(ledger, self.step, self.kills, circuits, admissions, suspects, nesting, tables)
+        self._outcomes = Outcomes(ledger, self.step, circuits, admissions, keys, suspects, self.kills, nesting, tables)
         self._accepted = admissions.accepted
         self._sizes = Sizes(ledger, tables)
         self._fenced = 0
@@ -201,5 +203,7 @@ class Auditor:
             desk = self.ledger.desks[worker.worker_id]
             if worker.reserved or worker.stop_wanted:
                 continue  # it waits for a suspect, or leaves
+            if not takes_more(desk, pool.slots):
+                continue
             if desk.pool == name and desk.takes_work and desk.held < credit:
                 broken("no idle worker beside a queue", f"{desk.worker_id} holds {desk.held} of {credit}")

@@ -101,6 +101,11 @@ class Case:
         return self.pool, self.priority, self.principal
 
     @property
+    def took_over(self) -> bool:
+        """Whether it may be in the place of another with its key: first in its lane, however young it is."""
+        return bool(self.key) and self.rank[0] < 0
+
+    @property
     def shares_its_run(self) -> bool:
         """Whether others wait for the outcome of its attempt."""
         return self.work is not None and self.work.runner is self and bool(self.work.followers)
@@ -117,13 +122,13 @@ class Case:
 class Desk:
     """One worker's life as the coordinator could know it, and its started-slots page.
 
-    attempts: what it was sent and has not answered, as far as its answers have come through. alone: the epoch of the
-    latest that runs, or ran, alone here.
+    attempts: what it was sent and has not answered, as far as its answers have come through. held: their rows, without
+    those that are paused. alone: the epoch of the latest that runs, or ran, alone here.
     """
 
     __slots__ = (
         "alone", "attempts", "broken", "dead", "exited", "held", "killed", "killed_at", "last_heard", "launched_at",
-        "page", "peer", "pool", "programs", "ready", "stopping", "worker_id",
+        "page", "paused", "peer", "pool", "programs", "ready", "stopping", "worker_id",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, now: float) -> None:
@@ -134,6 +139,7 @@ class Desk:
         self.attempts: dict[int, Case] = {}
         self.alone = 0
         self.held = 0
+        self.paused: set[int] = set()
         self.programs: set[str] = set()
         self.ready = False
         self.dead = False
@@ -160,9 +166,16 @@ class Desk:
     def take(self, epoch: int) -> Case | None:
         """Take an attempt off the desk."""
         case = self.attempts.pop(epoch, None)
-        if case is not None:
+        if case is not None and epoch in self.paused:
+            self.paused.discard(epoch)
+        elif case is not None:
             self.held -= case.rows
         return case
+
+    def toggle(self, epoch: int, case: Case) -> None:
+        """An attempt lends its slot out, or has it back."""
+        self.paused ^= {epoch}
+        self.held += -case.rows if epoch in self.paused else case.rows
 
 
 class Ledger:
@@ -185,6 +198,7 @@ class Ledger:
         self.turns: dict[str, dict[int, int]] = {name: {} for name in self.pools}
         self.emptied: list[Lane] = []  # lanes that had no case for a moment
         self.desks: dict[str, Desk] = {}
+        self.resumed: set[str] = set()  # workers, by id, where what was paused went on
         self.by_peer: dict[bytes, Desk] = {}
         self.clients: dict[bytes, int] = {}  # connected: client_no
         self.principals: dict[bytes, str] = {}
@@ -252,9 +266,16 @@ class Ledger:
             case.rank = rank
         self.queues[case.pool][case.request_id] = case
         self.lanes[case.lane] += 1
-        if case.rows > self.turns[case.pool].get(case.priority, 1):
-            self.turns[case.pool][case.priority] = case.rows
+        self._widen_turns(case)
         self.queued_rows[case.pool] += case.rows
+
+    def _widen_turns(self, case: Case) -> None:
+        turns = self.turns[case.pool]
+        turns[case.priority] = max(case.rows, turns.get(case.priority, 1))
+
+    def _narrow_turns(self, pool: str) -> None:
+        if not self.queues[pool] and not self.waiting[pool]:
+            self.turns[pool].clear()
 
     def _dequeue(self, case: Case) -> None:
         del self.queues[case.pool][case.request_id]
@@ -262,8 +283,7 @@ class Ledger:
         if not self.lanes[case.lane]:
             self.emptied.append(case.lane)
             self.fresh_at[case.lane] = self.now
-            if not self.queues[case.pool] and not self.waiting[case.pool]:
-                self.turns[case.pool].clear()
+            self._narrow_turns(case.pool)
         self.queued_rows[case.pool] -= case.rows
 
     def follow(self, case: Case) -> None:
@@ -298,6 +318,7 @@ class Ledger:
         """A case that was lost is to be sent again, a while later: it waits beside its queue."""
         case.state = WAITING
         self.waiting[case.pool] += 1
+        self._widen_turns(case)  # it is in the queue again some time before it is sent
         case.lost_at = now
         case.resends += 1
         self.resent[case.pool] += case.rows
@@ -306,11 +327,12 @@ class Ledger:
     def send_out(self, case: Case, desk: Desk, epoch: int, now: float) -> None:
         if case.state == QUEUED:
             self._dequeue(case)
-            if now - case.came_at <= _LONG_S:
+            if now - case.came_at <= _LONG_S and not case.took_over:
                 self.fresh_at[case.lane] = now
         else:
             self.queued_rows[case.pool] -= case.rows
             self.waiting[case.pool] -= 1
+            self._narrow_turns(case.pool)
         case.state = OUT
         case.sent_at = now
         case.desk = desk
@@ -326,6 +348,7 @@ class Ledger:
             self.queued_rows[case.pool] -= case.rows
             if case.state == WAITING:
                 self.waiting[case.pool] -= 1
+                self._narrow_turns(case.pool)
             else:
                 self.following[case.pool] -= case.rows
         case.state = SETTLED

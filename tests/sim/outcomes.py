@@ -14,6 +14,7 @@ from tests.sim.hearing import DEATHS
 from tests.sim.keys import Keys
 from tests.sim.kills import Kills
 from tests.sim.ledger import OUT, QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
+from tests.sim.nesting import Nesting
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
 
@@ -42,6 +43,7 @@ class Outcomes:
         keys: Keys,
         suspects: Suspects,
         kills: Kills,
+        nesting: Nesting,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -51,6 +53,7 @@ class Outcomes:
         self._keys = keys
         self._suspects = suspects
         self._kills = kills
+        self._nesting = nesting
         self.tables = tables
 
     def to_client(self, peer: bytes, message: Any, now: float) -> None:
@@ -65,6 +68,8 @@ class Outcomes:
             if case is None or case.peer != peer or case.epoch != message.epoch or not case.flags & wire.FLAG_EVENTS:
                 broken("events of live attempts", f"of request {label(message.request_id)} to {peer!r}")
             self.ledger.seen["event passed on"] += 1
+        elif kind is wire.ToolCall:
+            self._nesting.to_client(peer, message)
         elif kind is wire.Invalid:
             self.step.invalid = True
 
@@ -207,6 +212,8 @@ class Outcomes:
         is_due = held[newcomer.principal] + newcomer.rows <= limit / len(held)
         if not is_due and newcomer.priority >= case.priority and not ledger.waiting[case.pool]:
             return f"{newcomer} is of no higher class, and its principal has {held[newcomer.principal]} rows of {limit}"
+        if case.astray:
+            return ""  # it was under suspicion, and came back into its lane as that was cleared: nobody knows where
         lane = [other for other in waiting if other.lane == case.lane and not other.epoch]
         is_last = max(lane, key=lambda other: other.rank, default=None) is case
         return "" if is_last else "it is not the latest of its lane"

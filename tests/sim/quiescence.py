@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from pools.core.events import Drain
 from tests.sim.ledger import Broken, label
 from tests.sim.sizes import LOOKS_EVERY_S, SHRINKS_AFTER_S, SHRINKS_EVERY_S
-from tests.support.fleet import Sim, check_books
+from tests.support.books import check_books
+from tests.support.fleet import Sim
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -26,6 +27,7 @@ class Books:
         self.fleet = world.fleet
         self.tables = world.fleet._tables
         self.processes = world.ledger.desks
+        self.resumed = world.ledger.resumed
         self._world = world
 
     @property
@@ -68,7 +70,7 @@ def settle_down(world: World) -> None:
         )
     if any(worker.attempts or worker.held for worker in tables.workers.values()):
         raise Broken("tables are empty at the end", "a worker holds an attempt")
-    if any(pool.queue or pool.queued or pool.in_flight or pool.over for pool in tables.pools.values()):
+    if any(pool.queue or pool.queued or pool.in_flight or pool.over or pool.lent for pool in tables.pools.values()):
         raise Broken("tables are empty at the end", "a pool's queue or counters")
     _check_tables(tables)
     if any(client.in_flight for client in tables.clients.values()):
@@ -78,7 +80,7 @@ def settle_down(world: World) -> None:
 
 
 def _check_tables(tables: Any) -> None:
-    """Nothing is left of what waited beside the queues, of reservations, leases and accounts."""
+    """Nothing is left of what waited beside the queues, of reservations, leases, tool calls and accounts."""
     pools = tables.pools.values()
     if tables.keys.running or any(pool.following for pool in pools):
         raise Broken("tables are empty at the end", f"{len(tables.keys.running)} keys run")
@@ -88,6 +90,8 @@ def _check_tables(tables: Any) -> None:
         raise Broken("tables are empty at the end", "a worker is kept for nobody")
     if any(breaker._leases for pool in pools for breaker in pool.breakers.values()):
         raise Broken("tables are empty at the end", "a probe of nobody")
+    if tables.children or tables.tool_calls:
+        raise Broken("tables are empty at the end", "what belonged to attempts")
     if any(account.in_flight for account in tables.accounts.values()):
         raise Broken("tables are empty at the end", "a principal's rows")
 
@@ -99,7 +103,7 @@ def _is_quiet(world: World) -> bool:
         return False
     if world.ledger.drain_due is not None:
         return world.fleet.stopped
-    if any(worker.held for worker in tables.workers.values()):
+    if any(worker.attempts for worker in tables.workers.values()):
         return False
     return all(_is_complete(world, pool) for pool in tables.pools.values())
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pools.core.events import Resize, Tick
 from tests.sim.ledger import SETTLED, WAITING, Case, Ledger
+from tests.sim.nesting import takes_more
 from tests.sim.step import broken
 
 GROWS_AFTER_S: Final = 0.5
@@ -100,7 +101,7 @@ class Sizes:
     def _is_full(self, pool: Any, most: int) -> bool:
         ledger = self._ledger
         for worker in pool.ready:
-            if worker.held < pool.slots:
+            if worker.held < pool.slots and takes_more(ledger.desks[worker.worker_id], pool.slots):
                 return False
         if ledger.memory_paused or ledger.drain_due is not None or pool.boot_error is not None:
             return False
@@ -110,10 +111,14 @@ class Sizes:
     def _first_waiting(self, pool: Any, workers: Iterable[Any], *, sure: bool) -> Case | None:
         """Return the case that has waited longest: queued, or with one of these workers, which has not begun it.
 
-        sure: what waits to be sent again, or to run alone, is left out; it may not be in the queue.
+        sure: what waits to be sent again, or to run alone, is left out, for it may not be in the queue; and so is what
+        waits behind one that took over another's place, and may be younger.
         """
         ledger = self._ledger
-        waiting = [case for case in ledger.queues[pool.name].values() if not (sure and case.astray)]
+        waiting = list(ledger.queues[pool.name].values())
+        if sure:
+            led = {case.lane for case in waiting if case.took_over}
+            waiting = [case for case in waiting if not case.astray and case.lane not in led]
         if ledger.waiting[pool.name] and not sure:
             waiting.extend(case for case in ledger.open.values() if case.state == WAITING and case.pool == pool.name)
         for worker in workers:

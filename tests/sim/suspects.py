@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bridge.protocol import messages as wire
+from bridge.protocol.errors import decode_error
 from tests.sim.ledger import SETTLED, Case, Desk, Ledger
 from tests.sim.step import broken
 
 _FORGOTTEN_S: Final = 600.0
+# Answers of what did not run to its end, or never began.
+_CUT_SHORT: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
 
 Fingerprint = tuple[str, bytes | None, str]
 
@@ -35,12 +39,14 @@ class Suspects:
         limit = self._ledger.config.poison_deaths
         if not limit or worker is None or (worker.kill_why and not worker.silent) or worker.told_to_stop:
             return
-        sent_at = {case.fingerprint: case.sent_at for epoch, case in desk.attempts.items() if desk.marked(epoch)}
+        begun = {epoch: case for epoch, case in desk.attempts.items() if desk.marked(epoch)}
+        # Who waits does no harm.
+        sent_at = {case.fingerprint: case.sent_at for epoch, case in begun.items() if epoch not in desk.paused}
         ran = sent_at.keys() - self.letters
         for fingerprint in ran:
             deaths, last_at = self._deaths[fingerprint] if self.suspects(fingerprint, now) else (0, 0.0)
-            # Those that were under way when suspicion was raised may have had the same cause from outside.
-            counts = len(sent_at) == 1 and (not deaths or sent_at[fingerprint] >= last_at)
+            # Those that were under way at the last death, or as it was pardoned, may have had one cause from outside.
+            counts = len(sent_at) == 1 and sent_at[fingerprint] >= last_at
             deaths = deaths + 1 if counts else max(1, deaths)
             self._deaths[fingerprint] = deaths, now
             self._ledger.seen["suspected"] += 1
@@ -58,9 +64,10 @@ class Suspects:
         if pardoned:
             self._deaths[fingerprint] = self._ledger.config.poison_deaths - 1, now
 
-    def answered(self, case: Case) -> None:
+    def answered(self, case: Case, reply: wire.Reply) -> None:
         """A worker answered: what ran to its end is cleared."""
-        is_sound = case.state != SETTLED and not case.cancel
+        cut_short = reply.status == wire.ERROR and decode_error(reply.payload or b"").code in _CUT_SHORT
+        is_sound = case.state != SETTLED and not case.cancel and not cut_short
         if is_sound and self._deaths.pop(case.fingerprint, None) is not None:
             self._ledger.seen["cleared"] += 1
 
@@ -69,11 +76,11 @@ class Suspects:
         if case.fingerprint in self.letters:
             broken("quarantine is not left", f"{case} to {desk.worker_id}")
         other = desk.attempts.get(desk.alone)
-        if other is not None and self.suspects(other.fingerprint, now):
+        if other is not None and desk.alone not in desk.paused and self.suspects(other.fingerprint, now):
             broken("suspects run alone", f"{case} to {desk.worker_id}, which runs {other}")
         if self._deaths and self.suspects(case.fingerprint, now):
-            if desk.attempts:
-                broken("suspects run alone", f"{case} to {desk.worker_id}, which holds {len(desk.attempts)} more")
+            if desk.held:
+                broken("suspects run alone", f"{case} to {desk.worker_id}, which holds {desk.held} rows more")
             desk.alone = epoch
             self._ledger.seen["ran alone"] += 1
 

@@ -11,6 +11,7 @@ from bridge.protocol import messages as wire
 from bridge.protocol.errors import BridgeError, encode_error
 from pools.core.events import Exited, ExitReason, Signalled
 from tests.sim.ledger import Desk
+from tests.sim.nesting import waits_of
 from tests.sim.network import Link
 from tests.sim.noise import Noise
 
@@ -59,6 +60,7 @@ class Process:
         self._stopping = False
         self._booted = False
         self._waiting: dict[int, wire.Request] = {}
+        self._paused: set[int] = set()
         self._running: dict[int, wire.Request] = {}
         self._began: dict[int, float] = {}
         self._rss_bytes = 1 << 20
@@ -179,16 +181,33 @@ class Process:
             self._start_next()
 
     def _start_next(self) -> None:
-        while self._waiting and len(self._running) < self._slots:
+        while self._waiting and len(self._running) - len(self._paused) < self._slots:
             request = self._waiting.pop(next(iter(self._waiting)))
             self._running[request.epoch] = request
             self._began[request.epoch] = self._clock.now
             self._ledger.ran(self.desk, request)
             work = self._world.works[request.request_id]
+            for delay_s, act in waits_of(self._world.seed, request.epoch, work.run_s):
+                self._later(delay_s, self._wait, request, act)
             if work.events:
                 self._later(work.run_s / 2, self._progress, request)
             if work.ending not in ("hang", "deaf") or self._world.is_calm:
                 self._later(work.run_s, self._finish, request, work.ending)
+
+    def _wait(self, request: wire.Request, act: str) -> None:
+        """Lend the slot of what runs out, take it back, or ask its caller."""
+        request_id, epoch = request.request_id, request.epoch
+        if epoch not in self._running:
+            return
+        if act == "call":
+            self.up.send(wire.ToolCall(request_id=request_id, epoch=epoch, name="tool", number=1))
+        elif act == "pause":
+            self._paused.add(epoch)
+            self.up.send(wire.Pause(request_id=request_id, epoch=epoch))
+            self._start_next()
+        else:
+            self._paused.discard(epoch)
+            self.up.send(wire.Resume(request_id=request_id, epoch=epoch))
 
     def _progress(self, request: wire.Request) -> None:
         if request.epoch in self._running:
@@ -201,6 +220,7 @@ class Process:
             self.die(Signalled(SIGSEGV))
             return
         del self._running[request.epoch], self._began[request.epoch]
+        self._paused.discard(request.epoch)
         if ending == "error":
             self._reply(request, wire.ERROR, _FAILED)
         elif ending == "cancelled":

@@ -4,13 +4,20 @@ Run as `python -m tests.support.echo_coordinator ENDPOINT [MAX_IN_FLIGHT]`; it p
 Operations: `echo` answers its arguments; `raise` an error of the code and message given; `hold` answers when it is
 cancelled or when `release` comes; `ignore` never answers; `events` sends that many events first; `requests` answers how
 many rows have come; `frames` how many frame lists; `order` the request ids in order of arrival; `terms` of every
-request before it the operation, priority, flags and idempotency key.
+request before it the operation, priority, flags and idempotency key; `stream` sends the events given as
+`[kind, fields, sequence, epoch]`, no more than its window has room for unless `deaf`, then the value given as `final`,
+an `error`, or nothing: then it is held; `sent` answers how many events of a request, given by its id, were sent;
+`cancelled` the ids of requests that were to be cancelled; `asked` of every request before it its operation, its
+parent's id, its deadline in milliseconds and its principal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
@@ -24,6 +31,7 @@ from bridge.protocol.messages import (
     Bye,
     Cancel,
     CancelReply,
+    Credit,
     Event,
     Hello,
     Message,
@@ -35,6 +43,16 @@ from bridge.protocol.messages import (
 from bridge.protocol.values import decode_value, encode_value, split_values
 from bridge.transport import Router
 from orchestrator.rundir import process_ticks
+
+
+@dataclass(slots=True)
+class Streamed:
+    """A stream under way: what is still to be said, and how much of it may be."""
+
+    peer: bytes
+    waiting: deque[Message]
+    room: float
+    sent: int = 0
 
 
 class EchoCoordinator:
@@ -49,6 +67,10 @@ class EchoCoordinator:
         self._order: list[int] = []
         self._terms: list[tuple[str, int, int, str]] = []
         self._out: dict[bytes, list[Message]] = {}
+        self._streams: dict[int, Streamed] = {}
+        self._cancelled: list[int] = []
+        self._asked: list[tuple[str, int, float | None, str]] = []
+        self._principals: dict[bytes, str] = {}
 
     def run(self) -> None:
         """Answer for ever."""
@@ -60,20 +82,28 @@ class EchoCoordinator:
                     self._answer(frames[0], message)
             for peer, messages in self._out.items():
                 for frames in codec.encode_frames(messages):
-                    self._router.socket.send_multipart([peer, *frames])
+                    with contextlib.suppress(zmq.ZMQError):  # it has closed meanwhile
+                        self._router.socket.send_multipart([peer, *frames])
             self._out.clear()
 
     def _answer(self, peer: bytes, message: Any) -> None:
         out = self._out.setdefault(peer, [])
         if isinstance(message, Hello):
+            self._principals[peer] = message.principal
             out.append(self._welcome(message))
         elif isinstance(message, Request):
             self._rows += message.rows
             self._order.append(message.request_id)
             self._serve(peer, message, out)
             self._terms.append((message.operation, message.priority, message.flags, message.idempotency_key))
+            asked = (message.operation, message.parent_request_id, message.deadline_ms, self._principals[peer])
+            self._asked.append(asked)
         elif isinstance(message, Cancel):
+            self._cancelled.append(message.request_id)
             self._cancel(message, out)
+        elif isinstance(message, Credit) and message.request_id in self._streams:
+            self._streams[message.request_id].room += message.events
+            self._go_on(message.request_id)
         elif isinstance(message, Bye):
             for request_id in [held for held, owner in self._held.items() if owner == peer]:
                 del self._held[request_id]
@@ -103,9 +133,9 @@ class EchoCoordinator:
             self._held.clear()
             out.append(self._reply(request, encode_value(None)))
         elif request.operation != "ignore":
-            self._special(request, decode_value(payload), out)
+            self._special(peer, request, decode_value(payload), out)
 
-    def _special(self, request: Request, args: Any, out: list[Message]) -> None:
+    def _special(self, peer: bytes, request: Request, args: Any, out: list[Message]) -> None:
         if request.operation == "raise":
             out.append(self._reply(request, encode_error(BridgeError(args["code"], args["message"])), ERROR))
             return
@@ -114,8 +144,47 @@ class EchoCoordinator:
                 Event(request_id=request.request_id, kind="progress", sequence=n + 1, payload=encode_value({"done": n}))
                 for n in range(args)
             ]
-        values = {"requests": self._rows, "frames": self._frames, "order": self._order, "terms": self._terms}
+        if request.operation == "stream":
+            self._begin(peer, request, args)
+            return
+        if request.operation == "sent":
+            out.append(self._reply(request, encode_value(self._streams[args].sent)))
+            return
+        values = {
+            "asked": self._asked,
+            "cancelled": self._cancelled,
+            "requests": self._rows,
+            "frames": self._frames,
+            "order": self._order,
+            "terms": self._terms,
+        }
         out.append(self._reply(request, encode_value(values.get(request.operation))))
+
+    def _begin(self, peer: bytes, request: Request, args: Any) -> None:
+        waiting: deque[Message] = deque(
+            Event(
+                request_id=request.request_id, kind=kind, sequence=sequence, epoch=epoch, payload=encode_value(fields)
+            )
+            for kind, fields, sequence, epoch in args["events"]
+        )  # fmt: skip
+        if "final" in args:
+            waiting.append(self._reply(request, encode_value(args["final"])))
+        elif "error" in args:
+            waiting.append(self._reply(request, encode_error(BridgeError(**args["error"])), ERROR))
+        else:
+            self._held[request.request_id] = peer
+        room = float("inf") if args.get("deaf") else request.event_window
+        self._streams[request.request_id] = Streamed(peer, waiting, room)
+        self._go_on(request.request_id)
+
+    def _go_on(self, request_id: int) -> None:
+        stream = self._streams[request_id]
+        out = self._out.setdefault(stream.peer, [])
+        while stream.waiting and (stream.room > 0 or isinstance(stream.waiting[0], Reply)):
+            out.append(message := stream.waiting.popleft())
+            if isinstance(message, Event):
+                stream.room -= 1
+                stream.sent += 1
 
     def _row(self, payload: bytes) -> tuple[int, bytes]:
         value = decode_value(payload)

@@ -25,8 +25,9 @@ from pools.core.events import (
     WorkerLaunched,
 )
 from pools.core.fleet import Fleet
-from pools.core.states import DISPATCHED, QUEUED, READY, RUNNING, WAITING
+from pools.core.states import READY
 from pools.core.tables import Tables
+from tests.support.books import check_books
 
 M = TypeVar("M")
 # A clock that starts at zero would make "never" and "at once" look the same.
@@ -107,6 +108,8 @@ class Sim:
         self.replies: dict[int, wire.Reply] = {}
         self.executed: set[int] = set()
         self._next_id: dict[bytes, int] = {}
+        self.insides: dict[int, bytes] = {}  # clients in workers, by pid
+        self.resumed: set[str] = set()  # workers whose attempts went on: what they hold may exceed their credit
         self._last_epoch = 0
         limits = {"client_rows": client_rows, "poison_deaths": 0, **limits}
         config = FleetConfig(pools=pools or (pool(),), homes=homes or {}, **limits)
@@ -133,10 +136,10 @@ class Sim:
         self._collect()
         check_books(self)
 
-    def connect(self, client_no: int, principal: str = "default") -> bytes:
+    def connect(self, client_no: int, principal: str = "default", pid: int = 0) -> bytes:
         peer = f"client {client_no}".encode()
         self._next_id.setdefault(peer, wire.request_id_base(client_no))
-        self.handle(ClientConnected(client_no, principal), peer)
+        self.handle(ClientConnected(client_no, principal, pid), peer)
         return peer
 
     def submit(self, operation: str = "echo", *, peer: bytes | None = None, **fields: Any) -> int:
@@ -183,7 +186,7 @@ class Sim:
         return [entry.request_id for entry in self.pool(name).queue]
 
     def hello(self, worker_id: str = "general-1.1") -> None:
-        self.handle(WorkerLaunched(worker_id, pid=4000 + len(self.processes)))
+        self.handle(WorkerLaunched(worker_id, pid=4001 + list(self.processes).index(worker_id)))
         self.handle(wire.Hello(role="worker", worker_id=worker_id, pid=1), self.process(worker_id).peer)
 
     def boot(self, worker_id: str = "general-1.1") -> None:
@@ -196,6 +199,28 @@ class Sim:
 
     def say(self, worker_id: str, message: Any) -> None:
         self.handle(message, self.process(worker_id).peer)
+
+    def pause(self, request_id: int) -> None:
+        """Have a request's attempt begin, if it has not, and lend its slot out."""
+        self.start(request_id)
+        worker, attempt = self.attempt(request_id)
+        self.say(worker.worker_id, wire.Pause(request_id=request_id, epoch=attempt.epoch))
+
+    def resume(self, request_id: int) -> None:
+        worker, attempt = self.attempt(request_id)
+        self.resumed.add(worker.worker_id)
+        self.say(worker.worker_id, wire.Resume(request_id=request_id, epoch=attempt.epoch))
+
+    def inside(self, worker_id: str) -> bytes:
+        """Return the client in a worker's process, connected on first use, for the default principal."""
+        pid = self.entry(worker_id).pid
+        return self.insides.get(pid) or self.insides.setdefault(pid, self.connect(pid, pid=pid))
+
+    def nest(self, parent_id: int, operation: str = "echo", **fields: Any) -> int:
+        """Have the program of a request ask for another one, from its own process; return the id."""
+        worker, _ = self.attempt(parent_id)
+        self.start(parent_id)
+        return self.submit(operation, peer=self.inside(worker.worker_id), parent_request_id=parent_id, **fields)
 
     def start(self, request_id: int) -> None:
         """Mark a request's attempt in its worker's page, as the worker does before user code runs."""
@@ -327,70 +352,3 @@ class Sim:
 
     def _worker_at(self, peer: bytes) -> SimWorker:
         return next(worker for worker in self.processes.values() if worker.peer == peer)
-
-
-def check_books(sim: Sim) -> None:
-    """Assert everything that must hold after every event."""
-    tables = sim.tables
-    requests = list(tables.requests.values())
-    assert not (tables.requests.keys() & sim.replies.keys()), "answered and still open"
-    assert len(tables.deadlines) == sum(1 for entry in requests if entry.deadline is not None)
-    for client in tables.clients.values():
-        assert client.in_flight == sum(entry.rows for entry in requests if entry.client is client)
-        theirs = [entry for entry in requests if entry.client.account is client.account]
-        assert client.account.in_flight == sum(entry.rows for entry in theirs)
-    for entry in requests:
-        out = entry.state in (DISPATCHED, RUNNING)
-        assert out == (entry.worker is not None)
-        assert (entry.state == QUEUED) == (entry.request_id in sim.queued(entry.pool.name))
-        assert entry.worker is None or entry.worker.attempts[entry.epoch] is entry
-    for worker in tables.workers.values():
-        assert worker.held == sum(entry.rows for entry in worker.attempts.values()) >= 0
-        assert set(worker.attempts) <= set(sim.processes[worker.worker_id].attempts), "an attempt nobody has"
-        assert (worker in worker.pool.ready) == (worker.state == READY and not sim.processes[worker.worker_id].dead)
-    for one in tables.pools.values():
-        _check_pool(sim, one)
-    assert tables.wary or not (tables.draining or tables.memory_paused)
-    totals = sim.fleet.stats(sim.now)["requests"]
-    assert totals["accepted"] == totals["settled"] + totals["queued"] + totals["in_flight"]
-    assert totals["settled"] >= totals["cancelled"]
-
-
-def _check_pool(sim: Sim, one: PoolEntry) -> None:
-    mine = [entry for entry in sim.tables.requests.values() if entry.pool is one]
-    assert sum(entry.rows for entry in mine if entry.state == QUEUED) == sum(entry.rows for entry in one.queue)
-    assert one.queued == sum(entry.rows for entry in mine if entry.state in (QUEUED, WAITING))
-    followers = [entry for entry in mine if entry.keyed is not None and entry.keyed.runner is not entry]
-    assert one.following == sum(entry.rows for entry in followers)
-    assert all(entry.state == WAITING for entry in followers)
-    assert one.in_flight == sum(entry.rows for entry in mine if entry.state in (DISPATCHED, RUNNING))
-    _check_places(one)
-    assert one.over == sum(1 for worker in one.ready if worker.held > one.slots)
-    if one.config.prefetch is None:
-        return  # credit differs between operations
-    credit = one.slots + one.config.prefetch
-    for worker in one.ready:
-        newest = worker.attempts.get(worker.last_epoch)
-        # One of high priority is given one more; that may be answered already.
-        more = 1 if newest is None or newest.message.priority == wire.PRIORITY_HIGH else 0
-        before = worker.held - (newest.rows if newest is not None else 0)
-        assert before < credit + more, "more than a message over its credit"
-        assert not one.queue or worker.reserved or worker.held >= credit, "queued beside a worker with credit"
-
-
-def _check_places(one: PoolEntry) -> None:
-    """Nobody holds two places, no place is held by two, and whoever has none leaves or is a spare."""
-    assert one.least <= one.size <= one.most
-    assert list(one.places) == sorted(one.places)
-    holders = [place.worker for place in one.places.values() if place.worker is not None]
-    assert len(holders) == len(set(holders))
-    assert all(one.lives[worker.worker_id] is worker for worker in holders)
-    for worker in one.lives.values():
-        place = one.places[worker.place]
-        spare = one.succession is not None and one.succession.spare is worker
-        assert place.worker is worker or spare or worker.stop_wanted or worker.kill_why, "a worker without a place"
-        assert worker.stop_wanted or worker.kill_why or worker.state != "draining"
-        assert not (worker.stop_wanted and worker in one.ready)
-    if one.succession is not None:
-        assert one.succession.old.worker_id in one.lives
-    assert all(place.worker is None or place.number <= one.size for place in one.places.values())

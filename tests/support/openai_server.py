@@ -18,6 +18,8 @@ class Answer:
 
     text: the completion. latency_s: before the answer, and between the words of a streamed one. status: other than
     200 answers an error with the message `text` and the code `code`. hang: no answer until the server closes.
+    tool_calls: names and arguments of functions that the model wants called, beside the text. dim: of embeddings,
+    whatever was asked for.
     """
 
     text: str = "[[ ## answer ## ]]\nblue\n\n[[ ## completed ## ]]"
@@ -26,6 +28,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: bool = False
     code: str | None = None
+    tool_calls: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
         for word in answer.text.split(" "):
             self._event({"choices": [{"index": 0, "delta": {"content": f"{word} "}}]}, model)
             self.server.owner.pause(answer.latency_s)
-        self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, model)
+        for call in _tool_calls(answer):
+            self._event({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}, model)
+        self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": _finish(answer)}]}, model)
         self._event({"choices": [], "usage": _usage(answer.text, "")}, model)
         self.wfile.write(b"data: [DONE]\n\n")
 
@@ -208,15 +214,54 @@ class _Handler(BaseHTTPRequestHandler):
 def _reply(answer: Answer, body: Mapping[str, Any]) -> dict[str, Any]:
     if answer.status != 200:
         return {"error": {"message": answer.text, "type": "scripted", "code": answer.code}}
+    if "input" in body:
+        return _embeddings(body, answer.dim or body.get("dimensions") or 8)
     asked = " ".join(str(message["content"]) for message in body["messages"])
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+    if answer.tool_calls:
+        message["tool_calls"] = _tool_calls(answer)
     return {
         "id": "c1",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": body["model"],
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer.text}}],
+        "choices": [{"index": 0, "finish_reason": _finish(answer), "message": message}],
         "usage": _usage(answer.text, asked),
     }
+
+
+def embedding_of(text: str, dim: int = 8) -> list[float]:
+    """Return what the server embeds a text as."""
+    counts = [float(text.count(letter)) for letter in "aeiounst"]
+    return (counts * (dim // len(counts) + 1))[:dim]
+
+
+def _embeddings(body: Mapping[str, Any], dim: int) -> dict[str, Any]:
+    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    vectors = [embedding_of(text, dim) for text in texts]
+    tokens = sum(len(text.split()) for text in texts)
+    return {
+        "object": "list",
+        "model": body["model"],
+        "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(vectors)],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _finish(answer: Answer) -> str:
+    return "tool_calls" if answer.tool_calls else "stop"
+
+
+def _tool_calls(answer: Answer) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": number,
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(arguments)},
+        }
+        for number, (name, arguments) in enumerate(answer.tool_calls)
+    ]
 
 
 def _usage(text: str, asked: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridge.protocol.errors import BridgeError
@@ -29,9 +30,9 @@ SPEC = WorkerSpec(
 
 
 @contextmanager
-def built() -> Iterator[Operations]:
-    """Build the operations of a worker and close them."""
-    ops = operations.build(SPEC)
+def built(**changes: Any) -> Iterator[Operations]:
+    """Build the operations of a worker and close them. changes: of its spec."""
+    ops = operations.build(msgspec.structs.replace(SPEC, **changes))
     try:
         yield ops
     finally:

@@ -140,6 +140,9 @@ class Operations:
     def find(self, name: str) -> Callable[[Any, Call], Any] | None:
         return self._table.get(name)
 
+    def batched(self, name: str) -> None:
+        return None
+
     def unknown(self, name: str) -> BridgeError:
         return not_found("operation", name, self._table)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.config import load
-from orchestrator.coordinator.births import THREAD_CAPS, environment, zygote_environment, zygote_spec
+from orchestrator.coordinator.births import ALLOCATION, THREAD_CAPS, environment, zygote_environment, zygote_spec
 from pools.launch.launcher import ZygoteSpec
 
 
@@ -26,7 +26,7 @@ def test_a_workers_environment_has_no_configured_key_and_no_setting_of_dspools()
         },
     )
     env = environment(settings, {"OWN": "s3cret"}, environ)
-    assert env == {"OTHER": "kept", "EMPTY": "", "OWN": "s3cret", **THREAD_CAPS}
+    assert env == {"OTHER": "kept", "EMPTY": "", "OWN": "s3cret", **ALLOCATION, **THREAD_CAPS}
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_what_takes_effect_before_python_runs_is_not_forked(pool: dict[str, obje
 def test_a_zygotes_environment_has_what_dspy_reads_at_its_import() -> None:
     settings = load(environ={"HOME": "/h"}, overrides={"data_dir": "/d"})
     env = zygote_environment(settings, {"OTHER": "kept", "DSPOOL_LOG_LEVEL": "debug"})
-    assert env == {"OTHER": "kept", "DSPY_CACHEDIR": "/d/dspy-cache", **THREAD_CAPS}
+    assert env == {"OTHER": "kept", "DSPY_CACHEDIR": "/d/dspy-cache", **ALLOCATION, **THREAD_CAPS}

@@ -291,7 +291,7 @@ def test_overrides_travel_as_json(load_text: Load) -> None:
         ({"pool": {}}, "pool", "unknown key; did you mean 'pools'?"),
         ({"lms": {"x": object()}}, "lms.x", "must be plain data, got a value of type object"),
         ({"pools": {1: {}}}, "pools", "keys must be text, got 1"),
-        ({"pools": {"general": {"batch": {}}}}, "pools.general.batch", "unknown key (known: size, slots"),
+        ({"pools": {"general": {"colour": {}}}}, "pools.general.colour", "unknown key (known: size, slots"),
         ({"data_dir": 3}, "data_dir", "must be text"),
     ],
 )

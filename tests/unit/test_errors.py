@@ -29,6 +29,7 @@ CASES = [
     (codes.UNAVAILABLE, errors.Unavailable, {}),
     (codes.VERSION_MISMATCH, errors.VersionMismatch, {}),
     (codes.LM_ERROR, errors.LMError, {"provider": "openai", "status": 429}),
+    (codes.SANDBOX_MISSING, errors.SandboxMissing, {"sandbox": "deno", "module": "dspy.RLM"}),
     (errors.CONFIG_ERROR, errors.ConfigError, {"path": "pools", "problems": PROBLEMS}),
 ]  # fmt: skip
 
@@ -43,7 +44,8 @@ def test_every_code_of_the_wire_has_a_case() -> None:
 
 def test_a_client_that_was_too_slow_keeps_the_code_that_says_so() -> None:
     error = errors.from_bridge(BridgeError(codes.SLOW_CONSUMER, "read faster"))
-    assert type(error) is errors.Unavailable
+    assert type(error) is errors.SlowConsumer
+    assert isinstance(error, errors.Unavailable)
     assert (error.code, error.retryable) == ("SLOW_CONSUMER", False)
     assert pickle.loads(pickle.dumps(error)).code == "SLOW_CONSUMER"
 

@@ -16,6 +16,7 @@ import dspy
 import pydantic
 import pytest
 from dspy import lm15
+from dspy.adapters.baml_adapter import BAMLAdapter
 from dspy.utils.exceptions import LMError, LMServerError
 
 from bridge.protocol.errors import INVALID_REQUEST, LM_ERROR, NOT_FOUND, BridgeError
@@ -33,6 +34,7 @@ ADAPTERS = [
     dspy.ChatAdapter(use_json_adapter_fallback=False),
     dspy.JSONAdapter(),
     dspy.XMLAdapter(use_json_adapter_fallback=False),
+    BAMLAdapter(),
 ]
 Mood = Literal["good", "bad", "so & so"]
 

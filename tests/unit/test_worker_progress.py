@@ -78,6 +78,9 @@ class Gate:
     def find(self, name: str) -> Any:
         return self._pass
 
+    def batched(self, name: str) -> None:
+        return None
+
     def unknown(self, name: str) -> BridgeError:
         return not_found("operation", name, ["pass"])
 

@@ -1,8 +1,12 @@
-"""The step of a ReAct agent, offline: call the tool whose words are nearest to the question once, then finish."""
+"""The step of a ReAct agent, offline: call the tool whose words are nearest to the question once, then finish.
+
+A ReActV2 agent finishes by calling `submit` with the outputs; what its tools answered stands in earlier messages.
+"""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,14 +14,20 @@ from functools import lru_cache
 from typing import Any
 
 from bridge.worker.lm.knn import words
-from bridge.worker.lm.prompt import Prompt
+from bridge.worker.lm.prompt import Prompt, inputs_of
 from bridge.worker.lm.rules import THOUGHT, numbers, value
 
 FINISH = "finish"
+SUBMIT = "submit"
+# How the answers of a ReActV2 agent's tools stand in a message, whatever its adapter.
+RESULTS = "tool_call_results"
 _STEP = frozenset({"next_thought", "next_tool_name", "next_tool_args"})
+_TURN = frozenset({"next_thought", "tool_calls"})
 _TOOL = re.compile(
     r"^\s*\(\d+\) (\w+)(?:, whose description is <desc>(.*)</desc>)?\. It takes arguments (\{.*\})\.$", re.MULTILINE
 )
+_LISTED = re.compile(r"^(\w+)(?:, whose description is <desc>(.*)</desc>)?\. It takes arguments (\{.*\})\.$", re.DOTALL)
+_RESULTS = re.compile(rf"(?:\[\[ ## {RESULTS} ## \]\]|<{RESULTS}>)\s*(\{{.*\}})", re.DOTALL)
 _CALLED = re.compile(r"(?:\[\[ ## tool_name_\d+ ## \]\]|<tool_name_\d+>)\s*(\w+)")
 _QUOTED = re.compile(r"[\"“'`]([^\"”'`]{1,200})[\"”'`]")
 _NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][\w-]*(?:\s+[A-Z][\w-]*)*")
@@ -51,6 +61,71 @@ def next_step(prompt: Prompt, variation: int) -> dict[str, Any]:
     tool = near[variation % (len(near) + 1)]
     arguments = _arguments(tool.parameters, asked, question)
     return {"next_thought": THOUGHT, "next_tool_name": tool.name, "next_tool_args": arguments}
+
+
+def is_turn(prompt: Prompt) -> bool:
+    """Return whether the prompt asks for a ReActV2 agent's next tool calls."""
+    return prompt.task is not None and {output.name for output in prompt.task.outputs} == _TURN
+
+
+def next_turn(prompt: Prompt, variation: int, *, submits: bool) -> dict[str, Any]:
+    """Return the outputs of the turn: one tool call. submits: the program wants no other than `submit` now."""
+    asked, listed, results = _episode(prompt)
+    question = "\n".join(asked.values())
+    stems = _stems(question)
+    tools = {tool.name: tool for tool in listed}
+    near = sorted(
+        (tool for tool in listed if tool.name != SUBMIT and tool.stems & stems),
+        key=lambda tool: -len(tool.stems & stems),
+    )
+    if near and not results and not submits and variation % (len(near) + 1) < len(near):
+        tool = near[variation % (len(near) + 1)]
+        called, arguments = tool.name, _arguments(tool.parameters, asked, question)
+    else:
+        source = results[-1] if results else question
+        outputs = tools[SUBMIT].parameters if SUBMIT in tools else {}
+        called, arguments = SUBMIT, {name: value(schema, source, variation) for name, schema in outputs.items()}
+    calls = {"tool_calls": [{"name": called, "args": arguments}]}
+    return {"next_thought": THOUGHT, "tool_calls": calls}
+
+
+def _episode(prompt: Prompt) -> tuple[dict[str, str], list[_Tool], list[str]]:
+    """Return the question's inputs, the tools, and what tools have answered since the question was asked."""
+    assert prompt.task is not None
+    asked: dict[str, str] = {}
+    results: list[str] = []
+    listed: list[_Tool] = []
+    for role, text in prompt.turns:
+        if found := _RESULTS.search(text):
+            results += _answers(found[1])
+        elif role == "user":
+            inputs = inputs_of(prompt.task, text)
+            listed = _listed(inputs.pop("tools", "")) or listed
+            inputs.pop("history", None)
+            if inputs:
+                asked, results = inputs, []
+    return asked, listed, results
+
+
+def _answers(text: str) -> list[str]:
+    try:
+        results = json.loads(text)["tool_call_results"]
+        return [one["value"] if isinstance(one["value"], str) else json.dumps(one["value"]) for one in results]
+    except (ValueError, LookupError, TypeError):
+        return []
+
+
+def _listed(text: str) -> list[_Tool]:
+    try:
+        lines = json.loads(text)
+    except ValueError:
+        return []
+    found = (_LISTED.match(line) for line in lines if isinstance(line, str))
+    return [
+        _Tool(match[1], _stems(f"{match[1].replace('_', ' ')} {match[2] or ''}"), _literal(match[3]))
+        for match in found
+        if match
+    ]
 
 
 @lru_cache(maxsize=64)

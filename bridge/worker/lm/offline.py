@@ -7,6 +7,7 @@ by simple rules. Equal prompts get equal answers; another rollout gets the next 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,12 +24,15 @@ from dspy.lm15 import (  # type: ignore[import-untyped]
     StreamStartEvent,
     TextDelta,
     TextPart,
+    ToolCallPart,
+    ToolResultPart,
     Usage,
 )
 
 from bridge.protocol.errors import INVALID_REQUEST, BridgeError, closest
 from bridge.worker.call import Call, current_call
-from bridge.worker.lm.agent import is_step, next_step
+from bridge.worker.lm.agent import RESULTS, is_step, is_turn, next_step, next_turn
+from bridge.worker.lm.coder import is_code, next_code
 from bridge.worker.lm.knn import neighbours
 from bridge.worker.lm.prompt import Prompt, read_prompt
 from bridge.worker.lm.rollout import Rollout, next_rollout
@@ -108,7 +112,7 @@ class _Shared:
                 call.used(lm_calls=1)
             raise ServerError(f"{MODEL} fails this request: error_rate is set", provider="offline", status=503)
         prompt = read_prompt(system, turns)
-        text = prompt.render(_fields(prompt, rollout))
+        text = prompt.render(_fields(prompt, rollout, submits=request.config.tool_choice is not None))
         usage = _usage(texts, text)
         if call is not None:
             call.used(lm_calls=1, tokens=usage.total_tokens)
@@ -163,7 +167,11 @@ class OfflineAsyncEngine(_Shared):
         """Nothing is held."""
 
 
-def _fields(prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
+def _fields(prompt: Prompt, rollout: Rollout, *, submits: bool) -> dict[str, Any]:
+    if is_turn(prompt):
+        return next_turn(prompt, rollout.variation, submits=submits)
+    if is_code(prompt):
+        return next_code(prompt)
     if is_step(prompt):
         # A copied step would carry the arguments of another question.
         return next_step(prompt, rollout.variation)
@@ -197,4 +205,16 @@ def _usage(texts: list[str], answer: str) -> Usage:
 
 
 def _joined(parts: tuple[Any, ...]) -> str:
-    return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    return "\n".join(text for part in parts if (text := _text_of(part)))
+
+
+def _text_of(part: Any) -> str:
+    """Return a part of a message as the text that an adapter without native tool calls would have sent."""
+    if isinstance(part, TextPart):
+        return str(part.text)
+    if isinstance(part, ToolCallPart):
+        return json.dumps({"tool_calls": [{"name": part.name, "args": part.input}]})
+    if isinstance(part, ToolResultPart):
+        results = [{"name": part.name, "value": _joined(part.content), "is_error": part.is_error}]
+        return f"[[ ## {RESULTS} ## ]]\n{json.dumps({RESULTS: results})}"
+    return ""

@@ -1,7 +1,7 @@
 """A prompt of DSPy's adapters, read back: the task, its demonstrations and the question.
 
-ChatAdapter, JSONAdapter and XMLAdapter write prompts of one shape: a system text that lists the fields, then a
-user and an assistant message for each demonstration, then the user message to answer. `read_prompt` takes them
+ChatAdapter, JSONAdapter, XMLAdapter and BAMLAdapter write prompts of one shape: a system text that lists the fields,
+then a user and an assistant message for each demonstration, then the user message to answer. `read_prompt` takes them
 apart again and `Prompt.render` writes an answer the way the adapter reads it.
 """
 
@@ -16,6 +16,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+from bridge.worker.lm.baml import read_baml
 from bridge.worker.lm.schema import Schema, read_schema
 
 Style = Literal["chat", "json", "xml"]
@@ -24,6 +25,8 @@ _FIELD = re.compile(r"^\d+\. `(\w+)` \((.+?)\):(.*)$", re.MULTILINE)
 _HEADER = re.compile(r"^\[\[ ## (\w+) ## \]\]", re.MULTILINE)
 _NOTE = re.compile(r"^\{(\w+)\} {8}# note: the value you produce (.+)$", re.MULTILINE)
 _JSON_STRUCTURE = "Outputs will be a JSON object with the following fields."
+_BAML_FIELD = re.compile(r"^Output field `(\w+)` should be of type: (.*?)(?=\n\n\[\[ ## |\Z)", re.MULTILINE | re.DOTALL)
+_TEXT: Schema = {"type": "string"}
 _OBJECTIVE = "your objective is:"
 _REQUESTS = (
     "\n\nRespond with the corresponding output fields",
@@ -63,12 +66,16 @@ class Demo:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request. `task` is None if no adapter wrote it; `text` is the whole text of the question."""
+    """One request. `task` is None if no adapter wrote it; `text` is the whole text of the question.
+
+    turns: (role, text) of all messages, in order.
+    """
 
     task: Task | None
     demos: tuple[Demo, ...]
     inputs: Mapping[str, str]
     text: str
+    turns: tuple[tuple[str, str], ...] = ()
 
     def render(self, answer: Mapping[str, Any]) -> str:
         """Return the answer's text, its fields in the task's order. A prompt without a task takes the field `text`."""
@@ -96,7 +103,13 @@ def read_prompt(system: str, turns: Iterable[tuple[str, str]]) -> Prompt:
         if role == "user" and next_role == "assistant"
     ]
     inputs = _read_inputs(task, _without_request(question))
-    return Prompt(task, tuple(demo for demo in demos if demo.outputs), inputs, "\n".join(inputs.values()))
+    text = "\n".join(inputs.values())
+    return Prompt(task, tuple(demo for demo in demos if demo.outputs), inputs, text, tuple(turns))
+
+
+def inputs_of(task: Task, text: str) -> dict[str, str]:
+    """Return the inputs in a user message, without the request at its end."""
+    return _read_inputs(task, _without_request(text))
 
 
 @lru_cache(maxsize=128)
@@ -107,15 +120,24 @@ def _read_task(system: str) -> Task | None:
     inputs = tuple(match[1] for match in _FIELD.finditer(head))
     if not fields or not structure:
         return None
-    style: Style = "json" if _JSON_STRUCTURE in structure else "chat" if "[[ ## " in structure else "xml"
-    notes = _json_notes(structure) if style == "json" else dict(_NOTE.findall(structure))
+    types = dict(_BAML_FIELD.findall(structure))
+    is_json = types or _JSON_STRUCTURE in structure
+    style: Style = "json" if is_json else "chat" if "[[ ## " in structure else "xml"
+    notes = _json_notes(structure) if _JSON_STRUCTURE in structure else dict(_NOTE.findall(structure))
     found = list(_FIELD.finditer(fields))
     ends = [match.start() for match in found[1:]] + [len(fields)]
     outputs = tuple(
-        Output(match[1], read_schema(match[2], notes.get(match[1], ""), fields[match.end() : end]))
+        Output(match[1], _schema(match[2], notes.get(match[1], ""), fields[match.end() : end], types.get(match[1])))
         for match, end in zip(found, ends, strict=True)
     )
     return Task(style, inputs, outputs, instructions.strip()) if outputs else None
+
+
+def _schema(annotation: str, note: str, constraints: str, told: str | None) -> Schema:
+    """Return a field's schema. told: its type in the words of BAMLAdapter, which has none for tuples and their like."""
+    schema = read_schema(annotation, note, constraints)
+    by_baml = _TEXT if told is None else read_baml(told)
+    return schema if by_baml == _TEXT else {**schema, **by_baml}
 
 
 def _json_notes(structure: str) -> dict[str, str]:
@@ -177,7 +199,7 @@ def _sections(text: str, names: Iterable[str]) -> dict[str, str]:
         if match[1] in wanted:
             wanted.discard(match[1])
             found.append(match)
-    ends = [match.start() for match in found[1:]] + [len(text)]
+    ends = [*(match.start() for match in found[1:]), len(text)] if found else []
     return {match[1]: text[match.end() : end].strip() for match, end in zip(found, ends, strict=True)}
 
 

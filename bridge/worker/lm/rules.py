@@ -6,6 +6,7 @@ prompt, so that programs run to their end without a network and examples have so
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ _LIST_BREAK = re.compile(r"\s*(?:[,;\n]|\band\b)\s*")
 _NEGATION = re.compile(r"\b(?:no|not|never|none|without|cannot)\b|n't\b", re.IGNORECASE)
 _PREDICTION = re.compile(r"my prediction is (.*)»\s*$", re.DOTALL)
 _OBSERVATION = re.compile(
-    r"(?:\[\[ ## observation_\d+ ## \]\]|<observation_\d+>)\s*(.*?)\s*(?=\n\[\[ ## |</observation_|\Z)", re.DOTALL
+    r"(?:\[\[ ## (?:observation|code_output)_\d+ ## \]\]|<(?:observation|code_output)_\d+>)\s*(.*?)\s*"
+    r"(?=\n\[\[ ## |</(?:observation|code_output)_|\Z)",
+    re.DOTALL,
 )
 _FORMATS = {"date": "1970-01-01", "date-time": "1970-01-01T00:00:00Z", "time": "00:00:00", "duration": "PT0S"}
 _SENTENCE_WORDS = 25
@@ -46,7 +49,7 @@ def field_by_rules(prompt: Prompt, output: Output, variation: int) -> Any:
     source = prompt.text
     if output.name == prompt.task.outputs[-1].name:
         source = _majority(prompt.inputs) or source
-    source = last_observation(prompt.inputs) or source
+    source = last_observation(prompt.inputs) or computed(prompt.inputs.get("code_output", "")) or source
     return value(output.schema, source, variation)
 
 
@@ -63,7 +66,18 @@ def numbers(text: str) -> list[float]:
 def last_observation(inputs: Mapping[str, str]) -> str:
     """Return what the last tool of an agent's trajectory answered, "" without one."""
     found = [text for text in _OBSERVATION.findall(inputs.get("trajectory", "")) if text and text != "Completed."]
-    return found[-1] if found else ""
+    return computed(found[-1]) if found else ""
+
+
+def computed(text: str) -> str:
+    """Return what a program that was run came to: the innermost value of JSON, else the text as it is."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    while isinstance(found, dict) and len(found) == 1:
+        (found,) = found.values()
+    return found.strip() if isinstance(found, str) else text if isinstance(found, dict) else str(found)
 
 
 def _majority(inputs: Mapping[str, str]) -> str:

@@ -79,6 +79,8 @@ def _from_node(node: ast.expr) -> Schema:
     arguments = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name == "Literal":
         return {"enum": [ast.literal_eval(argument) for argument in arguments]}
+    if name in ("tuple", "Tuple") and not any(isinstance(one, ast.Constant) and one.value is ... for one in arguments):
+        return {"type": "array", "prefixItems": [_from_node(argument) for argument in arguments]}
     if name in _SEQUENCES:
         return {"type": "array", "items": _from_node(arguments[0])}
     if name == "Union":

@@ -88,8 +88,6 @@ def test_control_operations_go_to_the_shell_and_are_not_counted() -> None:
         ("rows", {"rows": 1025}),
         ("priority", {"priority": 3}),
         ("priority", {"priority": -1}),
-        ("depth", {"depth": 9}),
-        ("depth", {"depth": -1}),
         ("operation", {"operation": ""}),
         ("operation", {"operation": "x" * 201}),
     ],
@@ -104,7 +102,7 @@ def test_an_invalid_field_is_named(path: str, fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"deadline_ms": 366 * 86_400_000.0}, {"deadline_ms": 0.001}, {"rows": 1024}, {"rows": 1}, {"depth": 8},
+        {"deadline_ms": 366 * 86_400_000.0}, {"deadline_ms": 0.001}, {"rows": 1024}, {"rows": 1},
         {"priority": wire.PRIORITY_HIGH}, {"priority": wire.PRIORITY_LOW}, {"operation": "x" * 200},
         {"lm": "default"},
     ],
@@ -267,11 +265,11 @@ def test_the_attempt_carries_the_request() -> None:
     sim = Sim()
     peer = sim.connect(5, principal="alice")
     request_id = sim.submit(
-        "qa", peer=peer, payload=b"xyz", rows=3, session="s", lm="default", traceparent="tp", depth=2,
+        "qa", peer=peer, payload=b"xyz", rows=3, session="s", lm="default", traceparent="tp", depth=9,
         flags=wire.FLAG_EVENTS, principal="mallory", epoch=99,
     )  # fmt: skip
     _, attempt = sim.attempt(request_id)
     assert attempt == wire.Request(
         request_id=request_id, operation="qa", payload=b"xyz", rows=3, session="s", lm="default", traceparent="tp",
-        depth=2, flags=wire.FLAG_EVENTS, principal="alice", pool="general", epoch=1,
+        depth=0, flags=wire.FLAG_EVENTS, principal="alice", pool="general", epoch=1,
     )  # fmt: skip

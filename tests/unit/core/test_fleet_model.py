@@ -25,10 +25,12 @@ from pools.core.events import (
     Restart,
     Signalled,
 )  # fmt: skip
-from tests.support.fleet import Sim, SimWorker, check_books, pool
+from tests.support.books import check_books
+from tests.support.fleet import Sim, SimWorker, pool
 
 POOLS = ("general", "neural")
 INDEX = st.integers(0, 1 << 16)
+KEYS = st.sampled_from(["", "", "", "", "k"])
 INTENSITY: dict[str, Any] = {"max_restarts": 3, "window_s": 10.0, "backoff_s": (0.1, 2.0)}
 
 
@@ -69,11 +71,14 @@ class FleetModel(RuleBasedStateMachine):
         where=st.sampled_from(["", *POOLS, "none"]),
         rows=st.sampled_from([1, 1, 1, 2, 5]),
         deadline_ms=st.sampled_from([None, None, 50.0, 700.0, 8000.0]),
+        key=KEYS,
     )
-    def submit(self, who: int, operation: str, where: str, rows: int, deadline_ms: float | None) -> None:
+    def submit(self, who: int, operation: str, where: str, rows: int, deadline_ms: float | None, key: str) -> None:
         if self.clients:
             peer = self.clients[who % len(self.clients)]
-            request_id = self.sim.submit(operation, peer=peer, pool=where, rows=rows, deadline_ms=deadline_ms)
+            request_id = self.sim.submit(
+                operation, peer=peer, pool=where, rows=rows, deadline_ms=deadline_ms, idempotency_key=key
+            )
             self.submitted[peer].append(request_id)
             assert (request_id in self.sim.tables.requests) != (request_id in self.sim.replies)
 
@@ -146,6 +151,46 @@ class FleetModel(RuleBasedStateMachine):
             self.sim.say(worker.worker_id, message)  # said twice
             assert self.sim.tables.fenced == fenced + 1
 
+    @rule(which=INDEX, on=st.booleans())
+    def pause(self, which: int, on: bool) -> None:
+        """An attempt lends its slot out, or has it back, also with its worker's last breath."""
+        picked = self._pick(which)
+        if picked is None or (picked[0].dead and not self._started(*picked)):
+            return
+        worker, attempt = picked
+        self._start(worker, attempt)
+        kind = wire.Pause if on else wire.Resume
+        self.sim.resumed.add(worker.worker_id)
+        self.sim.say(worker.worker_id, kind(request_id=attempt.request_id, epoch=attempt.epoch))
+
+    @rule(which=INDEX, where=st.sampled_from(["", "", "neural"]), rows=st.sampled_from([1, 1, 3]), key=KEYS)
+    def nest(self, which: int, where: str, rows: int, key: str) -> None:
+        """A program asks for something itself; some that have been told to stop try to."""
+        picked = self._pick(which)
+        if picked is None or picked[0].dead:
+            return
+        worker, attempt = picked
+        self._start(worker, attempt)
+        peer = self.sim.inside(worker.worker_id)
+        request_id = self.sim.submit(
+            "fast", peer=peer, pool=where, rows=rows, idempotency_key=key, parent_request_id=attempt.request_id
+        )
+        self.submitted.setdefault(peer, []).append(request_id)
+        assert (request_id in self.sim.tables.requests) != (request_id in self.sim.replies)
+
+    @rule(which=INDEX, answered=st.booleans())
+    def call_tool(self, which: int, answered: bool) -> None:
+        picked = self._pick(which)
+        if picked is None or not self._started(*picked):
+            return
+        worker, attempt = picked
+        entry = self.sim.tables.requests.get(attempt.request_id)
+        asked = wire.ToolCall(request_id=attempt.request_id, epoch=attempt.epoch, number=which)
+        self.sim.say(worker.worker_id, asked)
+        if entry is not None and answered:
+            reply = wire.ToolReply(request_id=attempt.request_id, epoch=attempt.epoch, number=which)
+            self.sim.handle(reply, entry.client.peer)
+
     @rule(which=INDEX)
     def answer_recall(self, which: int) -> None:
         pending = [(worker, recall) for worker in self._holding() for recall in worker.recalls]
@@ -176,7 +221,11 @@ class FleetModel(RuleBasedStateMachine):
     def die(self, which: int) -> None:
         alive = [name for name in self.sim.tables.workers if not self.sim.process(name).dead]
         if alive:
-            self.sim.died(alive[which % len(alive)])
+            name = alive[which % len(alive)]
+            inside = self.sim.insides.get(self.sim.entry(name).pid)
+            self.sim.died(name)
+            if inside is not None and which % 2:
+                self.sim.handle(ClientGone(), inside)
 
     @rule(which=INDEX, code=st.sampled_from([0, 1]))
     def bury(self, which: int, code: int) -> None:
@@ -246,9 +295,11 @@ class FleetModel(RuleBasedStateMachine):
         assert not self._unfinished(), "work is stuck"
         tables = self.sim.tables
         assert not tables.requests
+        assert not tables.children
+        assert not tables.tool_calls
         assert len(tables.deadlines) == 0
         assert all(not worker.attempts and worker.held == 0 for worker in tables.workers.values())
-        assert all(not one.queue and one.over == 0 for one in tables.pools.values())
+        assert all(not one.queue and one.over == one.lent == 0 for one in tables.pools.values())
         assert all(client.in_flight == 0 for client in tables.clients.values())
         for ids in self.submitted.values():
             assert set(ids) <= self.sim.replies.keys()  # each exactly once: Sim refuses a second
@@ -272,7 +323,7 @@ class FleetModel(RuleBasedStateMachine):
             assert not one.wishes
 
     def _unfinished(self) -> bool:
-        return bool(self.sim.tables.requests) or any(worker.held for worker in self.sim.tables.workers.values())
+        return bool(self.sim.tables.requests) or any(worker.attempts for worker in self.sim.tables.workers.values())
 
     def _make_progress(self) -> None:
         """Bury the dead and the killed, boot the young, answer everything; then let time pass for restarts."""

@@ -168,6 +168,40 @@ def test_a_client_that_leaves_a_dead_letter_has_all_of_its_own_settled_once() ->
     idle(sim)
 
 
+@pytest.mark.parametrize("how", ["answered", "handed over", "cancelled", "abandoned"])
+def test_what_is_over_is_not_kept_by_its_key(how: str) -> None:
+    sim = Sim(pool(slots=1, prefetch=0))
+    busy = sim.submit("work")
+    if how == "abandoned":
+        sim.reply(busy)
+    entries = [sim.tables.requests[one] for one in (ask(sim), ask(sim))]
+    first, second = (entry.request_id for entry in entries)
+    for one in {"answered": [], "handed over": [first]}.get(how, [first, second]):
+        sim.cancel(one)
+    if how == "abandoned":
+        sim.start(first)
+        sim.reply_error(first, "CANCELLED")
+    else:
+        sim.reply(busy)
+    if sim.tables.requests:
+        sim.reply(first if how == "answered" else second)
+    assert not sim.tables.keys.running
+    # The garbage collector does not look into entries: what they and their work hold of each other would stay.
+    assert not any(entry.keyed is not None and entry.keyed.runner is entry for entry in entries)
+
+
+def test_what_is_out_of_time_together_begins_nothing() -> None:
+    sim = Sim(pool(slots=1, prefetch=None))
+    for number in range(8):
+        sim.reply(ask(sim, key=str(number)), run_ms=0.01)  # quick: a worker takes many of them
+    while not sim.queued():
+        sim.submit("work")  # and few of what nobody knows yet
+    first, second = ask(sim, deadline_ms=50.0), ask(sim, deadline_ms=50.0)
+    sim.tick(0.1)
+    assert [sim.error(one).code for one in (first, second)] == ["DEADLINE_EXCEEDED"] * 2
+    assert not any(sim.replies[one].epoch for one in (first, second))
+
+
 def test_a_client_that_leaves_begins_nothing_for_itself() -> None:
     sim = Sim(pool(size=2), jitter=0.9)
     other = sim.connect(2)

@@ -153,12 +153,33 @@ def test_in_a_pool_of_one_worker_others_have_a_turn_between_two_suspects() -> No
     assert sim.tables.requests[second].epoch
 
 
+def test_a_suspect_that_comes_when_others_are_due_leaves_them_the_worker() -> None:
+    sim = Sim(pool(size=1, slots=2, prefetch=0), poison_deaths=3)
+    lose(sim, start(sim))
+    first = start(sim)
+    sim.cancel(first)
+    sim.reply_error(first, "CANCELLED")  # it stays a suspect, and has had its turn
+    busy, suspect, other = (sim.submit("work", payload=payload) for payload in (GOOD, BAD, GOOD))
+    assert sim.tables.requests[busy].epoch
+    assert sim.queued() == [other]
+    another = sim.submit("work", payload=BAD)
+    assert sim.tables.requests[other].epoch
+    assert not any(sim.tables.requests[one].epoch for one in (suspect, another))
+
+
 def test_a_suspect_that_failed_like_others_ended_well() -> None:
     sim = Sim(poison_deaths=2)
     lose(sim, start(sim))
     request_id = sim.submit("work", payload=BAD)
     sim.reply_error(request_id, "REMOTE_ERROR")
     assert not sim.tables.poison
+
+
+def test_a_suspect_that_was_out_of_time_in_its_worker_stays_one() -> None:
+    sim = Sim(poison_deaths=2)
+    lose(sim, start(sim))
+    sim.reply_error(sim.submit("work", payload=BAD, deadline_ms=1.0), "DEADLINE_EXCEEDED")  # it never began
+    assert len(sim.tables.poison.suspects) == 1
 
 
 def test_a_suspect_that_was_stopped_stays_one() -> None:

@@ -10,15 +10,13 @@ import re
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from bridge.worker import arguments
 from bridge.worker.call import Call
-
-DIMENSION: Final = 256
+from bridge.worker.embedding.embedder import HASH_MODEL, Embedder, Vectors
 
 # Texts are embedded in groups: cancellation is looked at between them, and the memory of one group is bounded.
 _GROUP_TEXTS: Final = 256
@@ -30,36 +28,36 @@ _NGRAM_WEIGHT: Final = 0.25
 _NGRAM_BYTES: Final = (3, 4)
 _MIX: Final = np.uint32(0x9E3779B1)
 
-Vectors = npt.NDArray[np.float32]
 
+class HashEmbedder(Embedder):
+    """Vectors of `dim` numbers, their length 1, or 0 for a text without words."""
 
-def embed(args: Any, call: Call) -> Vectors:
-    """Operation `embed {texts}` -> float32 array of shape (n, 256); rows have length 1, 0 for a text without words."""
-    texts = arguments.read(args, "embed", required=("texts",))["texts"]
-    if not isinstance(texts, list | tuple):
-        raise arguments.invalid("texts", f"texts must be a list of texts, got {arguments.shown(texts)}")
-    for index, one in enumerate(texts):
-        if not isinstance(one, str):
-            raise arguments.invalid(f"texts[{index}]", f"texts[{index}] must be a text, got {arguments.shown(one)}")
-    return embed_texts(texts, call)
+    DIMENSION: Final = 256
+    model = HASH_MODEL
 
+    def __init__(self, dim: int = DIMENSION) -> None:
+        self._dim = dim
 
-def embed_texts(texts: Sequence[str], call: Call | None = None) -> Vectors:
-    """Return one vector per text. Raises CallStopped between groups of texts when the call is to stop."""
-    vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)
-    start = 0
-    while start < len(texts):
-        if call is not None:
-            call.step()
-        end = _group_end(texts, start)
-        # Only a group of one text can be longer than the bound: it is taken piece by piece.
-        for piece in range(0, max(map(len, texts[start:end])) or 1, _GROUP_CHARS):
-            group = [one[piece : piece + _GROUP_CHARS].casefold() for one in texts[start:end]]
-            _embed_group(group, vectors[start:end])
-        start = end
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    np.divide(vectors, lengths, out=vectors, where=lengths > 0)
-    return vectors
+    def dimension(self) -> int:
+        """Return the length of its vectors."""
+        return self._dim
+
+    def embed(self, texts: Sequence[str], call: Call | None = None) -> Vectors:
+        """Return one vector per text. Raises CallStopped between groups of texts when the call is to stop."""
+        vectors = np.zeros((len(texts), self._dim), dtype=np.float32)
+        start = 0
+        while start < len(texts):
+            if call is not None:
+                call.step()
+            end = _group_end(texts, start)
+            # Only a group of one text can be longer than the bound: it is taken piece by piece.
+            for piece in range(0, max(map(len, texts[start:end])) or 1, _GROUP_CHARS):
+                group = [one[piece : piece + _GROUP_CHARS].casefold() for one in texts[start:end]]
+                _embed_group(group, vectors[start:end])
+            start = end
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+        return vectors
 
 
 def _group_end(texts: Sequence[str], start: int) -> int:
@@ -118,7 +116,8 @@ def _add(
     mixed ^= mixed >> np.uint32(15)
     mixed *= np.uint32(0x85EBCA77)
     mixed ^= mixed >> np.uint32(13)
-    columns = (mixed >> np.uint32(1)) & np.uint32(DIMENSION - 1)
+    dim = vectors.shape[1]
+    columns = (mixed >> np.uint32(1)) % np.uint32(dim)
     signs = np.where(mixed & np.uint32(1), 1.0, -1.0)
-    flat = np.bincount(rows * DIMENSION + columns, weights=signs * weights, minlength=vectors.size)
+    flat = np.bincount(rows * dim + columns, weights=signs * weights, minlength=vectors.size)
     vectors += flat.reshape(vectors.shape).astype(np.float32)

@@ -1,0 +1,95 @@
+"""Embedding models of providers, through DSPy's embedder and so through LiteLLM."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import dspy  # type: ignore[import-untyped]
+from dspy.clients._litellm import get_litellm  # type: ignore[import-untyped]
+
+from bridge.protocol.errors import LM_ERROR, BridgeError
+from bridge.worker.call import Call
+from bridge.worker.embedding.embedder import Embedder, Vectors, checked
+from bridge.worker.lm.errors import redact
+
+DEFAULT_TIMEOUT_S: Final = 60.0
+# Statuses after which the same request may do better.
+_PASSING: Final = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+_MESSAGE_CHARS: Final = 500
+
+
+class ProviderEmbedder(Embedder):
+    """A model at a provider.
+
+    config: {model, dim, api_key, api_base, params, timeout_s, batch_size}; only `model` is required. With a `dim` the
+    provider is asked for vectors of that length. timeout_s: for one batch; nothing is tried twice here.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.model = str(config["model"])
+        self.most_texts = config.get("batch_size")
+        self._dim: int | None = config.get("dim")
+        self._known_dim: int | None = self._dim
+        self._key = config.get("api_key")
+        options: dict[str, Any] = {
+            **(config.get("params") or {}),
+            "timeout": config.get("timeout_s") or DEFAULT_TIMEOUT_S,
+            "max_retries": 0,
+        }
+        if self._key:
+            options["api_key"] = self._key
+        if config.get("api_base"):
+            options["api_base"] = config["api_base"]
+            # A server of one's own often wants no key, but the protocol has a place for one.
+            options.setdefault("api_key", "none")
+        if self._dim is not None:
+            options["dimensions"] = self._dim
+        self._embedder = dspy.Embedder(self.model, caching=False, **options)
+        self._loading = threading.Lock()
+
+    def dimension(self) -> int:
+        """Return the length of its vectors; without `dim` the first to ask embeds a word for it."""
+        return self._known_dim or len(self.embed(["dimension"])[0])
+
+    def embed(self, texts: Sequence[str], call: Call | None = None) -> Vectors:
+        """Return one vector per text, of one request. Raises BridgeError(LM_ERROR) as the provider's error says."""
+        if call is not None:
+            call.step()
+        try:
+            self._load()
+            found = self._embedder(list(texts), batch_size=len(texts))
+        except BridgeError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - LiteLLM's errors have no common root
+            raise self._translated(exc) from None
+        vectors = checked(found, len(texts), self._dim, self.model)
+        self._known_dim = int(vectors.shape[1])
+        return vectors
+
+    def _load(self) -> None:
+        """Import LiteLLM, which takes seconds, once."""
+        with self._loading:
+            # It takes max_retries=0 for "as usual"; what is usual it reads here at its import.
+            os.environ.setdefault("DEFAULT_MAX_RETRIES", "0")
+            get_litellm(feature="embedder")
+
+    def _translated(self, exc: Exception) -> BridgeError:
+        """Return the error that callers see; the original may name the key."""
+        status = getattr(exc, "status_code", None)
+        status = status if isinstance(status, int) else None
+        text = redact(str(exc), [self._key] if self._key else [])[:_MESSAGE_CHARS]
+        advice = "; check `embedder` in the configuration" if status in (401, 403, 404) else ""
+        return BridgeError(
+            LM_ERROR,
+            f"the embedder {self.model} failed: {text}{advice}",
+            retryable=status is None or status in _PASSING,
+            details={
+                "type": type(exc).__name__,
+                "provider": self.model.partition("/")[0],
+                "status": status,
+                "retry_after_s": None,
+            },
+        )

@@ -1,0 +1,156 @@
+"""Programs that call other programs: a full pool serves what its own programs ask for, and what is asked for ends with
+who asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import Client, Orchestrator
+from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, RemoteError
+from tests.support.waiting import wait_until
+
+PROGRAMS = Path(__file__).resolve().parents[1] / "support" / "programs" / "nested.py"
+NONE = {"size": 0}
+# Each program in a pool in which its own children must find room.
+POOLS = {
+    "general": {"size": 1, "slots": 2, "grace_s": 0.5, "env": {"NESTED_POOL": "general"}},
+    "one": {"size": 1, "slots": 1, "grace_s": 0.5, "env": {"NESTED_POOL": "one"}},
+    "optimizer": NONE,
+    "neural": NONE,
+}
+HERE = ("chain", "maps", "awaits", "asks", "threads", "leaves", "streams", "facts", "blocks")
+WHERE = {**dict.fromkeys(HERE, "one"), "fan": "general", "keeps": "general"}
+
+
+@pytest.fixture(scope="module")
+def orchestrator() -> Iterator[Orchestrator]:
+    with Orchestrator(pools=POOLS) as orchestrator, orchestrator.client() as client:
+        for name, pool in WHERE.items():
+            client.deploy(name, f"{PROGRAMS}:{name.capitalize()}", pool=pool)
+        client.deploy("ask", {"module": "dspy.Predict", "signature": "question -> answer"}, pool="one")
+        yield orchestrator
+
+
+@pytest.fixture
+def client(orchestrator: Orchestrator) -> Iterator[Client]:
+    with orchestrator.client() as client:
+        yield client
+
+
+@pytest.fixture
+def idle(client: Client) -> Callable[[], None]:
+    """Return a wait until nothing is under way."""
+
+    def at_rest() -> bool:
+        requests = client.stats()["requests"]
+        return bool(requests["queued"] == requests["in_flight"] == 0)
+
+    def wait() -> None:
+        wait_until(at_rest, 5.0, "nothing is under way")
+
+    return wait
+
+
+def chain(client: Client, more: int, operation: str = "", args: Any = None, **options: Any) -> Any:
+    inputs = {"name": "chain", "more": more, "operation": operation, "args": args}
+    return client.submit("chain", inputs, **options)
+
+
+def test_a_pool_of_one_slot_serves_a_chain(client: Client) -> None:
+    assert chain(client, 3, deadline_s=20).result() == "bottom"
+
+
+def test_the_eighth_call_within_calls_is_the_last(client: Client) -> None:
+    assert chain(client, 8, deadline_s=30).result() == "bottom"
+    with pytest.raises(DspoolError, match="8"):
+        chain(client, 9, deadline_s=30).result()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_cancelled_parent_takes_its_children_along(client: Client, idle: Callable[[], None], force: bool) -> None:
+    future = chain(client, 3, "sleep", {"seconds": 600})
+    wait_until(lambda: client.stats()["requests"]["in_flight"] == 5, 10, "the deepest sleeps")
+    began = time.monotonic()
+    future.cancel(force=force)
+    with pytest.raises(Cancelled):
+        future.result(10)
+    idle()
+    assert time.monotonic() - began < 3.0
+
+
+def test_a_call_that_never_ends_ends_with_its_parent(client: Client, idle: Callable[[], None]) -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        chain(client, 2, "sleep", {"seconds": 600}, deadline_s=0.5).result()
+    assert time.monotonic() - began < 3.0
+    idle()
+
+
+def test_an_awaited_call_ends_with_its_parent_too(client: Client, idle: Callable[[], None]) -> None:
+    asked = {"operation": "sleep", "args": {"seconds": 600}}
+    with pytest.raises(DeadlineExceeded):
+        client.execute("asks", asked, deadline_s=0.3)
+    future = client.submit("asks", asked)
+    wait_until(lambda: client.stats()["requests"]["in_flight"] == 2, 10, "both run")
+    future.cancel()
+    with pytest.raises(Cancelled):
+        future.result(5)
+    idle()
+
+
+def test_what_nobody_waits_for_ends_with_its_parent(client: Client, idle: Callable[[], None]) -> None:
+    assert client.program("leaves", deadline_s=10)(seconds=600) > 0
+    idle()
+
+
+def test_a_full_pool_is_not_in_its_own_way(client: Client, idle: Callable[[], None]) -> None:
+    with ThreadPoolExecutor(50) as threads:
+        found = list(threads.map(lambda n: client.program("fan", deadline_s=30)(n=n), range(50)))
+    assert found == [[[n, 0], [n, 1]] for n in range(50)]
+    idle()
+
+
+def test_a_program_maps_awaits_and_uses_threads(client: Client) -> None:
+    assert client.program("maps", deadline_s=20)(rows=300) == sum(range(300))
+    assert client.program("threads", deadline_s=20)(calls=20) == list(range(20))
+    rows = list(range(40))
+    awaited = client.program("awaits", deadline_s=20)(rows=40)
+    assert awaited == {"echoes": rows, "mapped": rows, "streamed": [40]}
+
+
+def test_a_program_streams_another(client: Client) -> None:
+    found = client.program("streams", deadline_s=20)(name="ask", question="What is a pool?")
+    assert found["value"]
+    assert "".join(found["tokens"]).strip() == found["value"].strip()
+
+
+def test_clients_in_a_program_share_one_connection(client: Client) -> None:
+    first, second = (client.program("facts", deadline_s=20)() for _ in range(2))
+    for found in (first, second):
+        assert (found["value"], found["after"], found["shared"]) == (1, 2, True)
+        assert "a program calls in its caller's name" in found["refusal"]
+    assert second["threads"] <= first["threads"]
+
+
+def test_a_client_made_before_anybody_called_serves_every_caller(orchestrator: Orchestrator, client: Client) -> None:
+    with Client(orchestrator.endpoint, principal="tenant") as tenant:
+        for one in (client, tenant):
+            assert one.program("keeps", deadline_s=20)(value=one.endpoint) == one.endpoint
+
+
+def test_waiting_on_the_event_loop_is_refused_with_advice(client: Client) -> None:
+    with pytest.raises(RemoteError, match="connect_async"):
+        client.program("blocks", deadline_s=20)()
+
+
+def test_a_childs_usage_is_its_own(client: Client) -> None:
+    future = client.submit("streams", {"name": "ask", "question": "Why?"}, deadline_s=20)
+    future.result()
+    assert future.meta is not None
+    assert future.meta.lm_calls == 0
