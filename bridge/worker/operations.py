@@ -65,7 +65,7 @@ def build(spec: WorkerSpec) -> Operations:
     prepare_environment(spec.cache_dir)
     import dspy  # type: ignore[import-untyped]
 
-    from bridge.worker import handlers, tools
+    from bridge.worker import handlers, remembered, tools
     from bridge.worker.embedding import Embedder
     from bridge.worker.embedding.operation import Embed
     from bridge.worker.lm import LanguageModels
@@ -77,6 +77,7 @@ def build(spec: WorkerSpec) -> Operations:
     # Answers are not kept between requests: DSPy's keys leave out whose endpoint and whose key was used.
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     handlers.remember()
+    remembered.remember()
     tools.serve(spec)
     models = LanguageModels(spec.lms)
     scope = Scope(models)

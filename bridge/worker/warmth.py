@@ -26,6 +26,7 @@ _MODULES: Final = (
     "bridge.worker.embedding.hashing",
     "bridge.worker.embedding.operation",
     "bridge.worker.handlers",
+    "bridge.worker.remembered",
     "bridge.worker.lm",
     "bridge.worker.modules",
     "bridge.worker.optimize",

@@ -43,7 +43,7 @@ def models() -> Iterator[Models]:
 def ask(lms: LanguageModels, question: str = "sky?", call: Call | None = None, **config: Any) -> str:
     token = current_call.set(call)
     try:
-        with dspy.context(lm=lms.get(), callbacks=lms.callbacks, disable_history=True):
+        with dspy.context(lm=lms.get(), disable_history=True):
             return str(dspy.Predict("question -> answer")(question=question, config=config).answer)
     finally:
         current_call.reset(token)
@@ -51,7 +51,7 @@ def ask(lms: LanguageModels, question: str = "sky?", call: Call | None = None, *
 
 def stream_of(lms: LanguageModels, call: Call | None = None, *, asynchronous: bool = True) -> list[Any]:
     async def collect() -> list[Any]:
-        with dspy.context(lm=lms.get(), callbacks=lms.callbacks, disable_history=True):
+        with dspy.context(lm=lms.get(), disable_history=True):
             listener = dspy.streaming.StreamListener("answer")
             program = dspy.streamify(
                 dspy.Predict("question -> answer"), stream_listeners=[listener], is_async_program=asynchronous
@@ -290,7 +290,7 @@ def test_rollouts_reach_the_provider_as_separate_requests(models: Models) -> Non
 
     with OpenAIServer(answer) as server:
         lms = models(server)
-        with dspy.context(lm=lms.get(), callbacks=lms.callbacks, max_trace_size=0):
+        with dspy.context(lm=lms.get(), max_trace_size=0):
             best = dspy.BestOfN(module=dspy.Predict("question -> answer"), N=3, reward_fn=lambda *_: 0.0, threshold=1.0)
             assert best(question="x").answer == "red"
         assert len(server.requests) == 3
@@ -355,7 +355,7 @@ import sys, threading, dspy
 from bridge.worker.lm import LanguageModels
 lms = LanguageModels({{"default": {{"model": "openai/gpt-4o-mini", "api_key": "k", "api_base": {server.url!r}}}}})
 assert "lm-io" not in [thread.name for thread in threading.enumerate()]
-with dspy.context(lm=lms.get(), callbacks=lms.callbacks):
+with dspy.context(lm=lms.get()):
     print(dspy.Predict("question -> answer")(question="sky?").answer)
 print("litellm" in sys.modules, "lm-io" in [thread.name for thread in threading.enumerate()])
 lms.close()

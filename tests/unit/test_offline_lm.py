@@ -71,7 +71,7 @@ def lms() -> Any:
 
 @pytest.fixture
 def context(lms: LanguageModels) -> Any:
-    with dspy.context(lm=lms.get(), callbacks=lms.callbacks, disable_history=True, track_usage=True):
+    with dspy.context(lm=lms.get(), disable_history=True, track_usage=True):
         yield
 
 
@@ -350,7 +350,7 @@ def test_threads_share_a_model(lms: LanguageModels) -> None:
 
     def run(number: int) -> list[str]:
         barrier.wait(10)
-        with dspy.context(lm=lms.get(), callbacks=lms.callbacks, disable_history=True):
+        with dspy.context(lm=lms.get(), disable_history=True):
             word = "bad" if number % 2 else "good"
             return [program(text=f"a {word} day {turn}").mood for turn in range(20)]
 

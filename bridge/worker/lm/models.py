@@ -22,7 +22,7 @@ from bridge.worker.lm.provider import (
     ProviderEngine,
     Route,
 )
-from bridge.worker.lm.rollout import RolloutCallback
+from bridge.worker.lm.rollout import RolloutLM
 
 DEFAULT_NAME = "default"
 _KEYS = frozenset({"model", "api_key", "api_base", "params", "timeout_s", "max_concurrency"})
@@ -33,8 +33,6 @@ class LanguageModels:
 
     specs: name -> {model, api_key, api_base, params, timeout_s, max_concurrency}; only `model` is required. An
     offline model ignores all but `model` and `params`, so that a configuration can switch to it and back.
-    callbacks: what a `dspy.context` that runs a program installs. Every model carries them too, for programs that
-    install others.
     """
 
     def __init__(self, specs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -43,7 +41,6 @@ class LanguageModels:
         self._built: dict[str, dspy.LM] = {}
         self._providers: list[Provider] = []
         self._loop = LoopThread()
-        self.callbacks: list[Any] = [RolloutCallback()]
 
     def get(self, name: str = "") -> dspy.LM:
         """Return the model of that name, "" is "default".
@@ -101,13 +98,12 @@ class LanguageModels:
         return lm
 
     def _lm(self, model: str, engine: Any, async_engine: Any, params: Mapping[str, Any]) -> dspy.LM:
-        return dspy.LM(
+        return RolloutLM(
             model,
             engine=engine,
             async_engine=async_engine,
             num_retries=0,
             cache=False,
-            callbacks=self.callbacks,
             **params,
         )
 
