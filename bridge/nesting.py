@@ -18,7 +18,8 @@ class Parent:
 
     deadline: `time.monotonic()` seconds; None = it has none. paused, apaused: lend its slot to others while it waits
     (leaving one waits until it has a slot again). on_stop: has a function called once, on any thread, when the attempt
-    is to stop; returns what takes that back. check: raises what unwinds the program if it is to stop.
+    is to stop; returns what takes that back. check: raises what unwinds the program if it is to stop. runs: whether it
+    has not been answered.
     """
 
     request_id: int
@@ -29,6 +30,7 @@ class Parent:
     apaused: Callable[[], AbstractAsyncContextManager[object]]
     on_stop: Callable[[Callable[[], object]], Callable[[], object]]
     check: Callable[[], object]
+    runs: Callable[[], bool]
 
 
 Find = Callable[[], Parent | None]

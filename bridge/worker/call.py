@@ -40,6 +40,9 @@ class Home(Protocol):
     def post(self, message: Message) -> None:
         """Have a message sent."""
 
+    def runs(self, call: Call) -> bool:
+        """Return whether the attempt has not been answered."""
+
     def lend(self, call: Call) -> None:
         """Let others have the attempt's slot. Raises BridgeError(OVERLOADED) if too many wait already."""
 
@@ -217,6 +220,10 @@ class Call:
     def wants_events(self) -> bool:
         """Whether anybody reads what `emit` sends."""
         return self._emit is not None or self._events is not None
+
+    def runs(self) -> bool:
+        """Return whether the attempt has not been answered."""
+        return self._home is not None and self._home.runs(self)
 
     def post(self, message: Message) -> None:
         """Have a message of this attempt sent to the coordinator. Raises BridgeError(UNAVAILABLE) without one."""

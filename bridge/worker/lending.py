@@ -96,6 +96,10 @@ class Slots:
         """Have a message sent."""
         self._deliver(message)
 
+    def runs(self, call: Call) -> bool:
+        """Return whether the attempt has not been answered."""
+        return call.epoch in self._live
+
     def lend(self, call: Call) -> None:
         """Let others have the slot of an attempt. Raises BridgeError(OVERLOADED)."""
         with self._changed:

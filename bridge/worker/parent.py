@@ -15,4 +15,5 @@ def current_parent() -> Parent | None:
     return Parent(
         request_id=call.request_id, endpoint=nesting.endpoint(), principal=call.principal, deadline=call.deadline,
         paused=call.paused, apaused=call.apaused, on_stop=call.on_stop, check=call.check,
+        runs=call.runs,
     )  # fmt: skip

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.bench.lives import LivesReport
     from orchestrator.bench.native import NativeReport
     from orchestrator.bench.overload import OverloadReport
+    from orchestrator.bench.predicting import PredictingReport
 
 _CELL_S: Final = 0.5
 
@@ -29,7 +30,7 @@ def bench(
         typer.Option(
             "--seconds",
             min=0.01,
-            show_default="0.5; --overload: 30",
+            show_default="0.5; --dspy: 1; --overload: 30",
             help="Of each cell of each round; of an overload.",
         ),
     ] = None,
@@ -51,13 +52,16 @@ def bench(
         str | None,
         typer.Option("--embed", metavar="MODEL", help="Instead: texts of many callers in batches, and one by one."),
     ] = None,
+    dspy: Annotated[
+        bool, typer.Option("--dspy", help="Instead: dspy.Predict, also on one thread and behind FastAPI.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
 ) -> None:
     """Measure dspool beside other ways to call processes, all in the same run.
 
-    Exits with 1 where --native, --lives, --overload or --embed misses a limit.
+    Exits with 1 where --native, --lives, --overload, --embed or --dspy misses a limit.
     """
-    chosen = [name for name, on in _others(native, lives, overload, embed is not None) if on]
+    chosen = [name for name, on in _others(native, lives, overload, embed is not None, dspy) if on]
     if len(chosen) > 1:
         raise InvalidRequest(f"--{chosen[0]} and --{chosen[1]} are two measurements: ask for one")
     if peers and chosen:
@@ -76,14 +80,14 @@ def bench(
         raise typer.Exit(Exit.FAILED)
 
 
-def _others(native: bool, lives: bool, overload: bool, embed: bool) -> tuple[tuple[str, bool], ...]:
+def _others(native: bool, lives: bool, overload: bool, embed: bool, dspy: bool) -> tuple[tuple[str, bool], ...]:
     """Return what else there is to measure, and whether it was asked for."""
-    return ("native", native), ("lives", lives), ("overload", overload), ("embed", embed)
+    return ("native", native), ("lives", lives), ("overload", overload), ("embed", embed), ("dspy", dspy)
 
 
 def _measure(
     chosen: list[str], pool: str, seconds: float | None, *, rounds: int, peers: bool, kills: int, model: str
-) -> Report | NativeReport | LivesReport | OverloadReport | EmbeddingReport:
+) -> Report | NativeReport | LivesReport | OverloadReport | EmbeddingReport | PredictingReport:
     """Measure what was chosen, else calls; tell of each step on standard error."""
     console = err()
 
@@ -91,6 +95,10 @@ def _measure(
         console.print(line, markup=False)
 
     match chosen:
+        case ["dspy"]:
+            from orchestrator.bench.predicting import run_predicting
+
+            return run_predicting(seconds=seconds or 2 * _CELL_S, rounds=rounds, say=say)
         case ["embed"]:
             from orchestrator.bench.embedding import run_embedding
 

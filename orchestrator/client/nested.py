@@ -55,7 +55,8 @@ class Handle:
     """What one client in a program has of its own.
 
     The parent of what it asks for is the attempt that the calling thread or task works for; on a thread that the
-    program has started by itself, the one in which the client was made.
+    program has started by itself, the one in which the client was made, while that runs: a client, and a thread that
+    uses it, may be kept for requests to come.
     """
 
     def __init__(self, endpoint: str, principal: str) -> None:
@@ -68,7 +69,13 @@ class Handle:
 
     def parent(self) -> Parent | None:
         """Return the parent of what is asked for here and now."""
-        return nesting.current() or self._maker
+        current = nesting.current()
+        if current is not None:
+            return current
+        maker = self._maker
+        if maker is not None and not maker.runs():
+            self._maker = maker = None
+        return maker
 
     def line(self) -> Connection:
         """Return the connection for that: requests travel in their parent's name."""

@@ -25,7 +25,7 @@ POOLS = {
     "neural": NONE,
 }
 HERE = ("chain", "maps", "awaits", "asks", "threads", "leaves", "streams", "facts", "blocks")
-WHERE = {**dict.fromkeys(HERE, "one"), "fan": "general", "keeps": "general"}
+WHERE = {**dict.fromkeys(HERE, "one"), "fan": "general", "keeps": "general", "seeks": "general"}
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +154,9 @@ def test_a_childs_usage_is_its_own(client: Client) -> None:
     future.result()
     assert future.meta is not None
     assert future.meta.lm_calls == 0
+
+
+def test_a_client_that_is_kept_serves_requests_to_come(client: Client) -> None:
+    seek = client.program("seeks", deadline_s=10)
+    found = [seek(query=query) for query in ("cats", "dogs", "parrot", "dogs")]
+    assert found == ["red cats sleep", "blue dogs bark", "a green parrot talks", "blue dogs bark"]

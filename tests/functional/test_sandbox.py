@@ -17,6 +17,7 @@ from bridge.protocol.errors import BridgeError
 from bridge.worker import sandbox
 from bridge.worker.call import Call, CallStopped, current_call
 from bridge.worker.operations import Operations
+from bridge.worker.sandbox import deno
 from orchestrator import errors
 from tests.support.operations import built, deploying, refused, run
 
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated and will be rem
 
 SUM: dict[str, Any] = {"signature": "question -> answer: int", "inputs": {"question": "what is 17 * 23?"}}
 DENO_HOME = Path(os.environ.get("HOME", "/")) / ".cache" / "deno"
-_found = shutil.which("deno")
-needs_deno = pytest.mark.skipif(_found is None, reason="there is no deno on PATH (pip install 'dspool[sandbox]')")
+_found = shutil.which(deno._find_deno_executable())
+needs_deno = pytest.mark.skipif(_found is None, reason="there is no deno (pip install 'dspool[sandbox]')")
 PROGRAM = """
 import dspy
 
@@ -47,7 +48,14 @@ def ops() -> Iterator[Operations]:
 
 
 @pytest.fixture
-def without_deno(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def by_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Deno looked for on PATH alone: the package that is installed beside DSPy has one too."""
+    for where in ("bridge.worker.sandbox.deno", "dspy.primitives.python_interpreter"):
+        monkeypatch.setattr(f"{where}._find_deno_executable", lambda: "deno")
+
+
+@pytest.fixture
+def without_deno(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by_path: None) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
@@ -84,6 +92,7 @@ def test_what_calls_them_refuses_too(ops: Operations, tmp_path: Path) -> None:
         assert refused(ops, "thinker", {"question": "1 + 1"}).code == "SANDBOX_MISSING"
 
 
+@pytest.mark.usefixtures("by_path")
 def test_another_deno_is_refused(ops: Operations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, told in enumerate(("deno 1.46.3 (stable)", "no version")):
         folder = tmp_path / str(number)
@@ -96,6 +105,7 @@ def test_another_deno_is_refused(ops: Operations, tmp_path: Path, monkeypatch: p
         assert ("Deno 1.46.3" in message) == (number == 0)
 
 
+@pytest.mark.usefixtures("by_path")
 def test_a_deno_that_does_not_start_is_told(ops: Operations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = "[ \"$1\" = --version ] && echo 'deno 2.9.8 (stable)' && exit 0"
     script = f"#!/bin/sh\n{version}\necho 'no such host: npm' >&2\nexit 1\n"

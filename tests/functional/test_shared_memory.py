@@ -26,7 +26,7 @@ _ENDLESS = """
 import json, sys
 from orchestrator import connect
 client = connect(sys.argv[1])
-held = {"blob": b"y" * 300_000, "seconds": 600.0, "path": sys.argv[2]}
+held = {"blob": b"y" * 300_000, "seconds": 3.0, "path": sys.argv[2]}
 future = client.submit("holder", held, deadline_s=600.0)
 client.execute("echo", b"x" * 300_000)
 print(json.dumps(client.connection._sharing._segments._folder), flush=True)

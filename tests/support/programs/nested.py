@@ -133,6 +133,20 @@ class Keeps(dspy.Module):  # type: ignore[misc]
         return KEPT[0].execute("echo", value)
 
 
+class Seeks(dspy.Module):  # type: ignore[misc]
+    """Has a retriever from its first call on; DSPy asks the embedder from a thread that outlives the call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seek: Any = None
+
+    def forward(self, query: str) -> Any:
+        if self.seek is None:
+            passages = ["red cats sleep", "blue dogs bark", "a green parrot talks"]
+            self.seek = dspy.retrievers.Embeddings(passages, connect().embedder(pool=client_pool()), k=1)
+        return self.seek(query).passages[0]
+
+
 def client_pool() -> str | None:
     """Return the pool that children are to run in: the worker's own, so that parents stand in their way."""
     return os.environ.get("NESTED_POOL")
