@@ -35,6 +35,11 @@ class LoopThread:
                 self._thread.start()
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    @property
+    def started(self) -> bool:
+        """Whether the thread was ever needed."""
+        return self._loop is not None
+
     def close(self) -> None:
         """Cancel what runs and end the thread; a task that blocks it has 5 s. Idempotent; on the thread too."""
         with self._lock:

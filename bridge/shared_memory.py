@@ -169,14 +169,18 @@ def write(fd: int, parts: Sequence[Part], offset: int) -> None:
 
 def read(fd: int, size_bytes: int, offset: int) -> bytes:
     """Return so many bytes. Raises OSError; BridgeError(INVALID_REQUEST) where the file has fewer."""
-    data = os.pread(fd, size_bytes, offset)
-    while len(data) < size_bytes:  # the kernel returns at most 2 GiB at once
+    found = os.fstat(fd).st_size - offset
+    data = b""
+    # Whoever said the size may be wrong: no memory is asked for what is not there.
+    while found >= size_bytes:  # the kernel returns at most 2 GiB at once
         more = os.pread(fd, size_bytes - len(data), offset + len(data))
+        data = data + more if data else more
+        if len(data) == size_bytes:
+            return data
         if not more:
-            text = f"a shared payload of {size_bytes:,} bytes ends after {len(data):,}"
-            raise BridgeError(INVALID_REQUEST, text, details={"path": ""})
-        data += more
-    return data
+            found = len(data)
+    text = f"a shared payload of {size_bytes:,} bytes ends after {max(found, 0):,}"
+    raise BridgeError(INVALID_REQUEST, text, details={"path": ""})
 
 
 def behind(used_bytes: int) -> int:
@@ -210,7 +214,8 @@ class Lent:
     def payload(self) -> bytes:
         """Return the request's payload. Raises BridgeError(INVALID_REQUEST) if it is not there any more."""
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Not blocking: were it a pipe, this would wait for a writer.
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 return read(fd, self.used_bytes, 0)
             finally:
@@ -222,7 +227,7 @@ class Lent:
     def answer(self, parts: Sequence[Part]) -> bool:
         """Write an outcome behind the payload; return whether it is there: if not, it is sent in frames."""
         try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return False
         try:
@@ -235,10 +240,11 @@ class Lent:
 
 
 class Lendings:
-    """A worker's attempts that have a segment. Used by its io thread alone."""
+    """A worker's attempts that have a segment. Used by its io thread alone. most_bytes: that a payload may have."""
 
-    def __init__(self, run_folder: str) -> None:
+    def __init__(self, run_folder: str, most_bytes: int) -> None:
         self._run_folder = run_folder
+        self._most_bytes = most_bytes
         self._lent: dict[int, Lent] = {}  # by epoch
 
     def __bool__(self) -> bool:
@@ -246,6 +252,9 @@ class Lendings:
 
     def take_in(self, request: Request) -> Request:
         """Return an attempt with its payload, wherever that was. Raises BridgeError(INVALID_REQUEST)."""
+        if not 0 <= request.shared_bytes <= self._most_bytes:
+            text = f"a shared payload of {request.shared_bytes:,} bytes; at most {self._most_bytes:,} are possible"
+            raise BridgeError(INVALID_REQUEST, text, details={"path": ""})
         lent = Lent(self._run_folder, request.request_id >> CLIENT_SHIFT, request.segment, request.shared_bytes)
         payload = lent.payload() if request.shared_bytes else request.payload
         self._lent[request.epoch] = lent

@@ -35,6 +35,7 @@ PRIORITY_NORMAL: Final = 1
 PRIORITY_LOW: Final = 2
 
 MAX_KEY_CHARS: Final = 200  # of an idempotency key
+UNREAD_EVENTS: Final = 1 << 31  # as the events of a Credit: nobody reads them any more, so none are to be sent
 
 
 class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -167,7 +168,10 @@ class Event(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 
 
 class Credit(Message, frozen=True, gc=False, array_like=True, kw_only=True):
-    """A client has taken `events` of a request's Events: so many more may follow. client -> coordinator -> worker."""
+    """A client has taken `events` of a request's Events: so many more may follow. client -> coordinator -> worker.
+
+    The coordinator itself says UNREAD_EVENTS where the caller is gone and its run goes on for others.
+    """
 
     type: int = 24
     epoch: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Coroutine
 from time import perf_counter
@@ -14,17 +13,15 @@ from bridge.protocol.messages import ERROR, NOT_RUN, OK, ROWS, Reply, Request
 from bridge.protocol.values import decode_value, encode_value, read_plain_rows, split_values
 from bridge.protocol.worker_spec import WorkerSpec
 from bridge.worker.call import Call, CallStopped
-from bridge.worker.program_loop import on_thread
-from bridge.worker.raised import redacted, remote_error
+from bridge.worker.raised import outcome_error, redacted
 from bridge.worker.slots import StartedSlots
+from bridge.worker.spec_secrets import secrets_of
 
 if TYPE_CHECKING:
     from bridge.worker.operations import Asynchronous, Operation, Operations
 
 Outcome = tuple[int, bytes]
 
-# A shorter key could be any word of a message.
-_SECRET_CHARS: Final = 8
 # What an outcome of a row takes in a reply besides its payload, at most.
 _OUTCOME_BYTES: Final = 7
 # A row is not begun while less than this part of a reply is free, unless it is the first.
@@ -41,9 +38,7 @@ class Runner:
         self._nesting = spec.nesting
         self.message_bytes = spec.message_bytes
         self.mark = slots.mark
-        keys = {str(lm.get("api_key") or "") for lm in spec.lms.values()}
-        keys.add(str(spec.embedder.get("api_key") or ""))
-        self._secrets = tuple(key for key in keys if len(key) >= _SECRET_CHARS)
+        self._secrets = secrets_of(spec)
         self.batched = operations.batched
         self._at_once = threading.Lock()
 
@@ -80,6 +75,7 @@ class Runner:
         if getattr(operation, "is_async", None) is None:
             return self.run(request, call)
         operation = cast("Asynchronous", operation)
+        self.mark(request.epoch)  # to be asked where it runs, an operation may import code of users
         payload = request.payload or b""
         try:
             rows = [payload] if request.rows <= 1 else split_values(payload, request.rows)
@@ -91,11 +87,9 @@ class Runner:
                 # Python runs one thread at a time: more that want to would hold up each other, and the io thread.
                 with self._at_once:
                     return self.run(request, call)
-            self.mark(request.epoch)
             return self._arun(operation, request, rows, call)
         if request.rows > 1:
             return self.run(request, call)
-        self.mark(request.epoch)
         started = perf_counter()
         return _reply(request, call, started, *self._run_value(operation, first, call, self.message_bytes))
 
@@ -134,11 +128,7 @@ class Runner:
         except BridgeError as error:
             return ERROR, encode_error(error)
         try:
-            if call.streams or operation.is_async(value):
-                result = await operation.run_async(value, call)
-            else:
-                result = await on_thread(functools.partial(operation, value, call))
-            return OK, self._encoded(result, call, max_bytes)
+            return OK, self._encoded(await operation.run_async(value, call), call, max_bytes)
         except BaseException as exc:  # noqa: BLE001 - as below
             return ERROR, self._told(exc, call)
 
@@ -208,8 +198,7 @@ class Runner:
                 exc = stop
             if isinstance(exc, CallStopped):
                 return encode_error(exc.error)
-        error = exc if isinstance(exc, BridgeError) else remote_error(exc)
-        return encode_error(redacted(error, self._secrets))
+        return encode_error(redacted(outcome_error(exc), self._secrets))
 
 
 def _reply(request: Request, call: Call, started: float, status: int, payload: bytes) -> Reply:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Mapping
+from contextvars import copy_context
 from typing import Any
 
 from bridge.batched import BatchLimits, limits_of
 from bridge.worker import arguments, imports
-from bridge.worker.batching import miscounted
+from bridge.worker.batching import BatchCall, miscounted, run_in
 from bridge.worker.call import Call
 from bridge.worker.plain import to_plain
 
@@ -25,7 +26,8 @@ class BatchedFunction:
 
     def __call__(self, args: Any, call: Call) -> Any:
         """Run it on one item alone."""
-        results = self.run([args], call)
+        with BatchCall(self._name, [call]) as batch:  # what it may do depends on no luck
+            results = copy_context().run(run_in, batch, self, [args])
         problem = miscounted(self._name, results, 1)
         if problem is not None:
             raise problem

@@ -14,12 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, Self
 
 from bridge import faultpoints
 from bridge.batched import BatchLimits
-from bridge.protocol.errors import REMOTE_ERROR, BridgeError
-from bridge.protocol.messages import Reply
+from bridge.protocol.errors import INVALID_REQUEST, REMOTE_ERROR, BridgeError
+from bridge.protocol.messages import Message, Reply
 from bridge.protocol.values import split_values
 from bridge.worker.attempt import Runner, expired
 from bridge.worker.batch_limit import BatchLimit, is_out_of_memory
@@ -61,21 +61,55 @@ class Source(Protocol):
 
 
 class BatchCall(Call):
-    """The call that a batch runs in. It must stop when nobody in it may go on any more.
+    """The call that a batch runs in: it stops when nobody in it may go on, and its members bear what it used.
 
-    What is asked of the coordinator in it is asked by the first of the batch.
+    It can ask the coordinator for nothing: it has no one caller in whose name. sizes: items of each member, by which
+    they share; one each if left out. A member may be named more than once. A context manager: leaving shares out.
     """
 
-    __slots__ = ("_members",)
+    __slots__ = ("_members", "_sizes", "_undo")
 
-    def __init__(self, operation: str, members: Sequence[Call]) -> None:
+    def __init__(self, operation: str, members: Sequence[Call], sizes: Sequence[int] | None = None) -> None:
         deadlines = [call.deadline for call in members if call.deadline is not None]
         first = members[0]
         super().__init__(
-            first.request_id, first.epoch, operation, principal=first.principal, depth=first.depth,
+            first.request_id, first.epoch, operation,
             deadline=max(deadlines) if len(deadlines) == len(members) else None,
         )  # fmt: skip
         self._members = members
+        self._sizes = sizes or [1] * len(members)
+        self._undo = [call.on_stop(self._heard) for call in members]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for undo in self._undo:
+            undo()
+        total = sum(self._sizes)
+        lm_calls, tokens = shares(self.lm_calls, self._sizes), shares(self.tokens, self._sizes)
+        for number, call in enumerate(self._members):
+            cost_usd = None if self.cost_usd is None else self.cost_usd * self._sizes[number] / total
+            call.used(lm_calls=lm_calls[number], tokens=tokens[number], cost_usd=cost_usd, cached=self.cached)
+
+    def _heard(self) -> None:
+        """Stop if the member that must stop was the last that might go on."""
+        try:
+            self.check()
+        except CallStopped as stop:
+            self.stop(stop.error)
+
+    def post(self, message: Message) -> NoReturn:
+        """Refuse. Raises BridgeError(INVALID_REQUEST)."""
+        self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise the BridgeError(INVALID_REQUEST) for what only one caller's own call can ask for."""
+        text = (
+            f"{self.operation}: a @batched function serves many callers at once: it cannot ask in one caller's name; "
+            "ask from a program that calls it, or give `connect` an endpoint for a client of its own"
+        )
+        raise BridgeError(INVALID_REQUEST, text)
 
     def check(self) -> None:
         """Raise CallStopped if every member must stop."""
@@ -87,6 +121,16 @@ class BatchCall(Call):
             else:
                 return
         raise stopped
+
+
+def shares(amount: int, sizes: Sequence[int]) -> list[int]:
+    """Return `amount` in whole parts proportional to `sizes`, whose sum it is: by largest remainder."""
+    total = sum(sizes)
+    parts = [amount * size // total for size in sizes]
+    order = sorted(range(len(sizes)), key=lambda number: -(amount * sizes[number] % total))
+    for number in order[: amount - sum(parts)]:
+        parts[number] += 1
+    return parts
 
 
 class _Ran(NamedTuple):
@@ -249,15 +293,12 @@ class Batcher:
         if not pieces:
             return _Ran(())
         items = [item for piece in pieces for item in piece.items()]
-        call = BatchCall(self._name, [piece.row.member.attempt.call for piece in pieces])
+        calls, sizes = [piece.row.member.attempt.call for piece in pieces], [piece.size for piece in pieces]
         try:
-            return _Ran(copy_context().run(self._in_context, items, call))
+            with BatchCall(self._name, calls, sizes) as call:
+                return _Ran(copy_context().run(run_in, call, self.operation, items))
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a program ends the batch, never the process
             return _Ran(error=exc)
-
-    def _in_context(self, items: list[Any], call: Call) -> Any:
-        current_call.set(call)
-        return self.operation.run(items, call)
 
     def _deal(self, pieces: Sequence[Piece], results: Any) -> None:
         """Give each piece its part of the results."""
@@ -287,6 +328,13 @@ class Batcher:
     def _finish(self, member: Member, source: Source) -> None:
         faultpoints.hit("worker.after_run")
         source.finish(member.attempt, member.reply())
+        member.rows.clear()  # they name it: a circle, which would keep its payload until the collector comes
+
+
+def run_in(call: BatchCall, operation: Batched, items: list[Any]) -> Any:
+    """Run an operation on a batch, as its call's. To be called in a context of its own."""
+    current_call.set(call)
+    return operation.run(items, call)
 
 
 def miscounted(name: str, results: Any, count: int) -> BridgeError | None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from bridge.protocol.errors import SLOW_CONSUMER, BridgeError
-from bridge.protocol.messages import Event, Message, Request
+from bridge.protocol.messages import UNREAD_EVENTS, Event, Message, Request
 from bridge.protocol.values import encode_value
 from bridge.worker.call import Call, CallStopped
 from bridge.worker.program_loop import on_thread
@@ -147,7 +147,9 @@ class WindowedEmitter(Emitter):
         """Nothing: the window limits what is on its way."""
 
     def grant(self, events: int) -> None:
-        """Make room for so many events more."""
+        """Make room for so many events more; UNREAD_EVENTS: send nothing more, and wait for nobody."""
+        if events >= UNREAD_EVENTS:
+            self.close()
         with self._lock:
             self._credit = min(self._credit + max(events, 0), self._window)
             self._pump()

@@ -180,22 +180,27 @@ class Executor:
             self._threads += 1
 
     def _work(self) -> None:
-        runner = self._runner
-        assert runner is not None
         while (attempt := self._claim()) is not None:
             try:
-                if (batched := runner.batched(attempt.request.operation)) is not None:
-                    self._lead(attempt, self._batchers.of(attempt.request.operation, batched))
-                    continue
-                context = contextvars.copy_context()
-                reply = context.run(self._run, attempt)
-                if isinstance(reply, Reply):
-                    self._end(attempt, reply)
-                else:
-                    self._programs.start(self._drive(attempt, reply), context, functools.partial(_watch, attempt.call))
+                self._take_on(attempt)
             except BaseException:  # noqa: BLE001 - not even an error could be built
                 _leave(attempt)
-            del attempt, reply  # an idle thread holds on to no arguments or results
+            del attempt  # an idle thread holds on to no arguments or results
+
+    def _take_on(self, attempt: Attempt) -> None:
+        """Run a claimed attempt to its end on this thread, alone or in a batch, or have the program loop do so."""
+        runner = self._runner
+        assert runner is not None
+        operation = attempt.request.operation
+        if (batched := runner.batched(operation)) is not None:
+            self._lead(attempt, self._batchers.of(operation, batched))
+            return
+        context = contextvars.copy_context()
+        reply = context.run(self._run, attempt)
+        if isinstance(reply, Reply):
+            self._end(attempt, reply)
+        else:
+            self._programs.start(self._drive(attempt, reply), context, functools.partial(_watch, attempt.call))
 
     # --- batches (see `batching`) ---------------------------------------------------------------------
 

@@ -51,8 +51,11 @@ def find(target: str, path: str) -> Found:
 @contextmanager
 def importing(what: str) -> Iterator[None]:
     """Turn anything that project code raises while it is loaded into a REMOTE_ERROR; only a stopped call passes."""
+    from bridge.worker.configuring import at_import  # it brings DSPy
+
     try:
-        yield
+        with at_import():
+            yield
     except (BridgeError, CallStopped):
         raise
     except BaseException as exc:

@@ -88,7 +88,7 @@ class Loop:
         self._stopping = False
         self._exit_code: int | None = None
         self._leave_by_s = float("inf")
-        self._lendings = Lendings(spec.shared_dir)
+        self._lendings = Lendings(spec.shared_dir, spec.message_bytes)
         self._retry_at_s = float("inf")
 
     def start(self) -> None:

@@ -65,7 +65,7 @@ def build(spec: WorkerSpec) -> Operations:
     prepare_environment(spec.cache_dir)
     import dspy  # type: ignore[import-untyped]
 
-    from bridge.worker import handlers, remembered, tools
+    from bridge.worker import configuring, handlers, remembered, tools
     from bridge.worker.embedding import Embedder
     from bridge.worker.embedding.operation import Embed
     from bridge.worker.lm import LanguageModels
@@ -78,6 +78,7 @@ def build(spec: WorkerSpec) -> Operations:
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     handlers.remember()
     remembered.remember()
+    configuring.confine()
     tools.serve(spec)
     models = LanguageModels(spec.lms)
     scope = Scope(models)

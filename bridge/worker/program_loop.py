@@ -42,8 +42,9 @@ class ProgramLoop:
         """Cancel what runs and end the thread; what does not end in time is left to the end of the process."""
         with self._lock:
             loop, thread, self._loop = self._loop, self._thread, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            if loop is not None:
+                loop.call_soon_threadsafe(loop.stop)
+        if thread is not None:
             thread.join(_CLOSE_S)
 
     def _begin(self) -> asyncio.AbstractEventLoop:
@@ -51,9 +52,29 @@ class ProgramLoop:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._loop.set_task_factory(_task)
-                self._thread = threading.Thread(target=_run, args=(self._loop,), name="programs", daemon=True)
+                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="programs", daemon=True)
                 self._thread.start()
             return self._loop
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        while self._serves(loop):
+            # Left by `close` alone: a program that stops its loop must not end the others.
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # asyncio lets these of any task through, after telling whoever awaits it. The other programs go on.
+                log.warning("program_task_exited", exc_info=True)
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+    def _serves(self, loop: asyncio.AbstractEventLoop) -> bool:
+        with self._lock:
+            return self._loop is loop
 
 
 def _start(
@@ -84,23 +105,6 @@ def _cancel_all(tasks: set[asyncio.Task[Any]]) -> None:
         task.cancel()
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    while not loop.is_closed():
-        try:
-            loop.run_forever()
-        except (SystemExit, KeyboardInterrupt):
-            # asyncio lets these of any task through, after telling whoever awaits it. The other programs go on.
-            log.warning("program_task_exited", exc_info=True)
-            continue
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
 async def on_thread(function: Callable[[], T]) -> T:
     """Run a function on a thread from which `anyio.from_thread` works; wait until it ends, even when cancelled.
 
@@ -129,6 +133,8 @@ async def on_thread(function: Callable[[], T]) -> T:
             await asyncio.shield(work)
         except asyncio.CancelledError as exc:
             cancelled = exc
+    if cancelled is not None and work.cancelled():  # with all that its program has left behind
+        raise cancelled
     (result,) = outcome
     if not work.result():
         raise result  # type: ignore[misc]

@@ -6,12 +6,16 @@ import importlib
 import os
 import traceback
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from bridge.protocol.errors import INTERNAL, REMOTE_ERROR, BridgeError
+from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, INTERNAL, REMOTE_ERROR, BridgeError
 
 _REDACTED: Final = "[redacted]"
 _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# The public errors, which are not imported for a look at what was raised.
+_PUBLIC: Final = ("orchestrator.errors", "DspoolError")
+# Of a request they say that it was itself cut short.
+_OWN_ENDS: Final = frozenset({CANCELLED, DEADLINE_EXCEEDED})
 _IMPORTING: Final = ("<frozen importlib", importlib.__file__)
 
 
@@ -24,6 +28,26 @@ def remote_error(exc: BaseException) -> BridgeError:
     if isinstance(exc, BridgeError):
         return BridgeError(exc.code, exc.message, retryable=exc.retryable, details={**details, **exc.details})
     return BridgeError(REMOTE_ERROR, _message(exc), details=details)
+
+
+def outcome_error(exc: BaseException) -> BridgeError:
+    """Return what the caller of a program is told that raised: of a request of the program's own, how that ended.
+
+    Its code, details and whether it may be tried again stay, with the program's `remote_traceback`. Not so where it was
+    cancelled or out of time, which the program's own request was not: that is a REMOTE_ERROR like any exception.
+    """
+    if isinstance(exc, BridgeError):
+        return exc
+    error: Any = exc
+    if not _is_public(exc) or error.code in _OWN_ENDS:
+        return remote_error(exc)
+    details = {"type": _type_name(exc), **error.details, "remote_traceback": _traceback_text(exc)}
+    if "executed" in details:
+        details["executed"] = "maybe"  # the program that asked has run, whatever it asked for
+    message, asked = str(error.message), f"in {details.get('nested')}: "
+    if "nested" in details and not message.startswith(asked):  # a program that calls itself is named once
+        message = asked + message
+    return BridgeError(str(error.code), message, retryable=bool(error.retryable), details=details)
 
 
 def redacted(error: BridgeError, secrets: Iterable[str]) -> BridgeError:
@@ -39,6 +63,13 @@ def redacted(error: BridgeError, secrets: Iterable[str]) -> BridgeError:
 def internal_error(exc: BaseException) -> BridgeError:
     """Return the error for a fault of the worker itself."""
     return BridgeError(INTERNAL, f"the worker failed: {_type_name(exc)}: {_message(exc)}")
+
+
+def _is_public(exc: BaseException) -> bool:
+    # One that a program has derived from it may have been made without its constructor.
+    if not isinstance(getattr(exc, "details", None), dict):
+        return False
+    return any((cls.__module__, cls.__qualname__) == _PUBLIC for cls in type(exc).__mro__)
 
 
 def _type_name(exc: BaseException) -> str:

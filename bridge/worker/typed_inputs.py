@@ -25,6 +25,10 @@ _IMAGE_ADVICE: Final = (
     "an image is a data: URI, a URL (https, http, gs) or the bytes of a PNG, JPEG, GIF or WebP; "
     "a worker opens no file and no URL for a caller: of a file send dspy.Image.from_path(…)"
 )
+_FILE_ADVICE: Final = (
+    "the file_data of a dspy.File is a data: URI (data:<media type>;base64,<data>); "
+    "dspy.File.from_path(…) and dspy.File.from_bytes(…) make one"
+)
 _REASON_CHARS: Final = 200
 
 
@@ -38,6 +42,9 @@ def real(value: Any, path: str, problems: list[tuple[str, str]]) -> Any:
         return value
     if kind is Prediction:
         return _prediction(value, path, problems)
+    if kind is dspy.File and not _is_file_data(value.file_data):
+        problems.append((path, f"{path}: {_FILE_ADVICE}"))
+        return value
     if kind is Record and value._kind.startswith("dspy."):
         problems.append((path, f"{path} is no {value._kind}: {_reason(value)}"))
         return value
@@ -101,7 +108,21 @@ def _instead(cls: Any, value: Any) -> Any:
         return dict(vars(value))
     if cls is dspy.Image and isinstance(value, str | bytes):
         return _image(value)
+    if cls is dspy.File and not _is_file_data(value.get("file_data") if isinstance(value, dict) else value):
+        raise ValueError(_FILE_ADVICE)
     return value
+
+
+def _is_file_data(data: Any) -> bool:
+    """Return whether it can be sent as a file's data. None says that there is none: the file is one of the provider's.
+
+    What is no text is left to DSPy.
+    """
+    if not isinstance(data, str) or not data:
+        return True
+    head, _, payload = data.partition(",")
+    scheme, _, media = head.removesuffix(";base64").partition(":")
+    return head.endswith(";base64") and scheme == "data" and bool(media and payload)
 
 
 def _image(value: str | bytes) -> Any:

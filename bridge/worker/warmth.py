@@ -27,6 +27,7 @@ _MODULES: Final = (
     "bridge.worker.embedding.operation",
     "bridge.worker.handlers",
     "bridge.worker.remembered",
+    "bridge.worker.configuring",
     "bridge.worker.lm",
     "bridge.worker.modules",
     "bridge.worker.optimize",

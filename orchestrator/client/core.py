@@ -36,7 +36,7 @@ from orchestrator.client.request import ORDINARY, Terms
 from orchestrator.client.room import Room, Route
 from orchestrator.client.sharing import Payload, Sharing
 from orchestrator.client.shield import shield
-from orchestrator.client.tool_calls import ToolHost, refuse
+from orchestrator.client.tool_calls import ToolHost, parent_of_tool, refuse
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
 
 # How long past its deadline a request may be unanswered before it is failed here: the coordinator is late, or stuck.
@@ -59,6 +59,7 @@ class Connection(Cancelling):
     """
 
     room_class: ClassVar = Room
+    future_class: ClassVar = Future
     apaused: Callable[[], AbstractAsyncContextManager[object]] | None = None
 
     def __init__(self, endpoint: str, *, principal: str = "default", run_id: str = "", timeout_s: float = 5.0) -> None:
@@ -100,54 +101,55 @@ class Connection(Cancelling):
         """
         if self._forked:
             self._check_owner()
-        future = Future(self, rows, None if deadline_s is None else time.monotonic() + deadline_s)
-        future.route = route
-        future.notify = notify
-        future.on_event = on_event
-        future.on_tool_call = on_tool_call
+        future = self.future_class(self, rows, None if deadline_s is None else time.monotonic() + deadline_s)
+        future.route, future.notify = route, notify
+        future.on_event, future.on_tool_call = on_event, on_tool_call
+        parent_request_id = parent_of_tool(self) or parent_request_id
         room = self._room
         segment = None
-        if type(payload) is not bytes or len(payload) >= LARGE_BYTES or route.large:
-            payload, segment = self._sharing.place(payload, route, keyed=bool(terms.idempotency_key))
-        while True:
-            with self.lock:
-                if self._ended is not None:
-                    raise self._ending()
-                if room.fits(route, rows):
-                    number = self._last_id = self._last_id + 1
-                    future.request_id = number
-                    request = Request(
-                        request_id=number, payload=payload, operation=route.operation, pool=route.pool, lm=lm,
-                        rows=rows, deadline_ms=None if deadline_s is None else deadline_s * 1000.0,
-                        priority=terms.priority, idempotency_key=terms.idempotency_key,
-                        flags=terms.flags if on_event is None else terms.flags | FLAG_EVENTS,
-                        event_window=event_window, parent_request_id=parent_request_id,
-                    )  # fmt: skip
-                    if segment is not None:
-                        request = replace(request, segment=segment.name, shared_bytes=segment.used_bytes)
-                        self._sharing.lent[number] = segment
-                    # No call in between: a signal's handler finds the books and what is out in keeping.
-                    self._futures[number] = future
-                    room.rows += rows
-                    route.rows += rows
-                    self._out += (request,)
-                    try:
-                        if future.deadline is not None:
-                            self._look_by(future.deadline + GUARD_S)
-                        self._push(alone=len(self._futures) == 1)
-                        if self._leader is None and not lead:
-                            self._io.submitted()
-                    except BaseException:  # interrupted; somebody must still hear the answer
-                        if self._leader is None:
-                            self._io.submitted()
-                        raise
+        try:
+            if type(payload) is not bytes or len(payload) >= LARGE_BYTES or route.large:
+                payload, segment = self._sharing.place(payload, route, keyed=bool(terms.idempotency_key))
+            while True:
+                with self.lock:
+                    if self._ended is not None:
+                        raise self._ending()
+                    if room.fits(route, rows):
+                        number = self._last_id = self._last_id + 1
+                        future.request_id = number
+                        request = Request(
+                            request_id=number, payload=payload, operation=route.operation, pool=route.pool, lm=lm,
+                            rows=rows, deadline_ms=None if deadline_s is None else deadline_s * 1000.0,
+                            priority=terms.priority, idempotency_key=terms.idempotency_key,
+                            flags=terms.flags if on_event is None else terms.flags | FLAG_EVENTS,
+                            event_window=event_window, parent_request_id=parent_request_id,
+                        )  # fmt: skip
+                        if segment is not None:
+                            request = replace(request, segment=segment.name, shared_bytes=segment.used_bytes)
+                            self._sharing.lent[number], segment = segment, None
+                        # No call in between: a signal's handler finds the books and what is out in keeping.
+                        self._futures[number] = future
+                        room.rows += rows
+                        route.rows += rows
+                        self._out += (request,)
+                        try:
+                            if future.deadline is not None:
+                                self._look_by(future.deadline + GUARD_S)
+                            self._push(alone=len(self._futures) == 1)
+                            if self._leader is None and not lead:
+                                self._io.submitted()
+                        except BaseException:  # interrupted; somebody must still hear the answer
+                            if self._leader is None:
+                                self._io.submitted()
+                            raise
+                        return future
+                if not self._wait_room(future):
                     return future
-            if not self._wait_room(future):
-                if segment is not None:
-                    self._sharing.unused(segment)
-                return future
-            if future.deadline is not None:
-                deadline_s = max(future.deadline - time.monotonic(), 0.001)
+                if future.deadline is not None:
+                    deadline_s = max(future.deadline - time.monotonic(), 0.001)
+        finally:
+            if segment is not None:  # nothing was sent
+                self._sharing.unused(segment)
 
     def credit(self, request_id: int, events: int) -> None:
         """Say that so many more of a request's events were taken. Nothing happens if it is settled."""
@@ -325,9 +327,8 @@ class Connection(Cancelling):
 
     def line_ended(self) -> None:
         """Take in the last answers, then fail the rest: nothing is sent again."""
-        callbacks: list[Future] = []
         with self.lock:
-            callbacks += self._turn_to_the_last()
+            callbacks = self._turn_to_the_last()
         time.sleep(_LAST_WORDS_S)
         died = self._link.died_within(_DYING_S)
         what = f"the coordinator (pid {self.coordinator_pid}) died"

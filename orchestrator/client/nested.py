@@ -20,13 +20,14 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 from bridge import nesting
 from bridge.nesting import Parent
 from bridge.protocol.errors import BridgeError
+from bridge.protocol.messages import Reply
 from orchestrator.client.aio import AsyncClient
 from orchestrator.client.client import Client
 from orchestrator.client.core import Connection
 from orchestrator.client.future import Future
 from orchestrator.client.request import Call
 from orchestrator.client.room import Room, Route
-from orchestrator.errors import Cancelled, DeadlineExceeded, InvalidRequest, from_bridge
+from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, InvalidRequest, from_bridge
 
 T = TypeVar("T")
 C = TypeVar("C", Client, AsyncClient)
@@ -45,10 +46,28 @@ class Unheld(Room):
         return True
 
 
+class ChildFuture(Future):
+    """A request of a program. Its error has the operation as `details["nested"]`, for the program's caller to see."""
+
+    def settle(self, reply: Reply | None, error: DspoolError | None = None) -> bool:
+        """End the future, as every future ends."""
+        self._name(error)
+        return super().settle(reply, error)
+
+    def _load(self) -> None:
+        super()._load()
+        self._name(self._exception)
+
+    def _name(self, error: BaseException | None) -> None:
+        if isinstance(error, DspoolError):
+            error.details["nested"] = self.route.operation
+
+
 class SharedConnection(Connection):
     """What the programs of a worker share."""
 
     room_class: ClassVar = Unheld
+    future_class: ClassVar = ChildFuture
 
 
 class Handle:

@@ -30,6 +30,19 @@ THREADS: Final = 32
 _IDLE_S: Final = 10.0
 
 
+# The request whose tool runs on this thread or task.
+_asking: contextvars.ContextVar[Serving | None] = contextvars.ContextVar("dspool_tool_of", default=None)
+
+
+def parent_of_tool(connection: Connection) -> int:
+    """Return the request that called the tool that asks `connection` for something, 0 if none did.
+
+    What a tool asks for is nested in it: the agent waits, so it goes before what nobody waits for in a worker.
+    """
+    serving = _asking.get()
+    return 0 if serving is None else serving.parent_on(connection)
+
+
 class ToolThreads:
     """Threads for tools that block, made as needed; each ends when it has been idle for 10 s.
 
@@ -114,14 +127,14 @@ class Serving:
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._running: set[concurrent.futures.Future[None]] = set()
-        self._epoch = 0
+        self._epoch = self._request_id = 0
         self._ended = False
 
     def call(self, message: ToolCall) -> None:
         """Begin a call, and return at once."""
         if message.epoch != self._epoch:
             # The request runs anew, its worker has died: nobody waits for what that one asked.
-            self._epoch = message.epoch
+            self._epoch, self._request_id = message.epoch, message.request_id
             self._cancel()
         tool = self._tools.get(message.name)
         if tool is None:
@@ -134,6 +147,11 @@ class Serving:
                 self._connection.tool_host.threads.run(functools.partial(self._run, message, tool))
         except RuntimeError as exc:  # no thread, or the loop is closed
             self._fail(message, exc)
+
+    def parent_on(self, connection: Connection) -> int:
+        """Return the request, if it is one of this connection and waits for its tools; else 0."""
+        own = getattr(self._connection, "shared", self._connection)
+        return self._request_id if connection is own and not self._ended else 0
 
     def end(self, _settled: object = None) -> None:
         """Cancel what can be cancelled: nobody waits for it. What runs on a thread ends by itself, unheard."""
@@ -153,7 +171,7 @@ class Serving:
             return
         try:
             arguments = self._read(message, tool)
-            result = self._context.copy().run(tool.function, **arguments)
+            result = self._own_context().run(tool.function, **arguments)
             if inspect.isawaitable(result):  # of a function that does not look asynchronous
                 self._start(self._await(message, tool, result))
                 return
@@ -172,12 +190,17 @@ class Serving:
                 work.close()
                 raise RuntimeError("the event loop of this client is closed")
             submit = functools.partial(asyncio.run_coroutine_threadsafe, loop=loop)
-        future = self._context.copy().run(submit, work)
+        future = self._own_context().run(submit, work)
         with self._lock:
             self._running.add(future)
         future.add_done_callback(self._forget)
         if self._ended:
             future.cancel()
+
+    def _own_context(self) -> contextvars.Context:
+        context = self._context.copy()
+        context.run(_asking.set, self)
+        return context
 
     def _forget(self, future: concurrent.futures.Future[None]) -> None:
         with self._lock:

@@ -1,10 +1,10 @@
 """A pool's circuit breakers: its own, and one for each of its operations that has failed.
 
 A failure is the death of a worker that had started the request, or a deadline that passed while it ran, if that was
-long enough to tell (`_is_overrun`) or if it did not stop then. A success is every answer of a worker, errors too: that
-a user's program raises says that the pool works. What did not run, was cancelled, or died because somebody ordered it,
-is neither. An operation that fails alone opens its own breaker; the pool's opens only when several fail, and most of
-what the pool does.
+long enough to tell (`_is_overrun`) or if it did not stop then; a deadline that nested requests share counts once. A
+success is every answer of a worker, errors too: that a user's program raises says that the pool works. What did not
+run, was cancelled, or died because somebody ordered it, is neither. An operation that fails alone opens its own
+breaker; the pool's opens only when several fail, and most of what the pool does.
 
 Where nothing fails there is no breaker, and a request costs two increments (see `settlement`, which feeds the breakers;
 they settle by it what they refuse, so each imports the other as a module).
@@ -47,6 +47,8 @@ _NEITHER: Final = frozenset(
     {CANCELLED, CIRCUIT_OPEN, OVERLOADED, POISON_REQUEST, SLOW_CONSUMER, UNAVAILABLE, WORKER_LOST}
 )
 _SEVERITY: Final = (OPEN, HALF_OPEN, CLOSED)
+# Deadlines that lie closer together are one, told in milliseconds in between.
+_SAME_S: Final = 0.001
 
 
 # --- what is let through ----------------------------------------------------------------------------
@@ -131,7 +133,8 @@ def ended(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> None
     payload = reply.payload or b""
     code = error_code(payload)
     if code == DEADLINE_EXCEEDED:
-        if decode_error(payload).details.get("stage") == "running" and _is_overrun(entry, now):
+        running = decode_error(payload).details.get("stage") == "running"
+        if running and _is_overrun(entry, now) and not _is_parents(tables, entry):
             entry.overran = True
             failed(tables, entry, now)
     elif code not in _NEITHER:
@@ -164,6 +167,16 @@ def _is_overrun(entry: RequestEntry, now: float) -> bool:
     if median_ms is None:
         return entry.message.deadline_ms is None and ran_s >= waited_s
     return ran_s >= waited_s and ran_s * 1000.0 >= median_ms * entry.rows
+
+
+def _is_parents(tables: Tables, entry: RequestEntry) -> bool:
+    """Whether what has passed is the deadline of the request that it is nested in: that one counts, once for all."""
+    if not entry.message.parent_request_id:
+        return False
+    parent = tables.requests.get(entry.message.parent_request_id)
+    if parent is None or parent.deadline is None or entry.deadline is None:
+        return parent is None
+    return parent.deadline - entry.deadline < _SAME_S
 
 
 def _make(pool: PoolEntry, key: str) -> Breaker | None:

@@ -43,18 +43,21 @@ def cancel(tables: Tables, entry: RequestEntry, now: float, *, force: bool) -> N
     else:
         stop_attempt(tables, worker, entry.epoch, now)
         children = tables.children.get(entry.request_id) if entry.tied else None
-        for child in followers_first(children.values()) if children else ():
-            if child.state != SETTLED:
-                cancel(tables, child, now, force=force)
+        if children:
+            with tables.together():
+                for child in followers_first(children.values()):
+                    if child.state != SETTLED:
+                        cancel(tables, child, now, force=force)
 
 
 def end_orphans(tables: Tables, now: float) -> None:
     """Cancel what was asked for by programs that have ended, by force: nobody waits for it. Theirs are orphans then."""
-    while tables.orphans:
-        children = tables.children.get(tables.orphans.pop())
-        for child in followers_first(children.values()) if children else ():
-            if child.state != SETTLED and child.cancel != FORCED:
-                cancel(tables, child, now, force=True)
+    with tables.together():
+        while tables.orphans:
+            children = tables.children.get(tables.orphans.pop())
+            for child in followers_first(children.values()) if children else ():
+                if child.state != SETTLED and child.cancel != FORCED:
+                    cancel(tables, child, now, force=True)
 
 
 def cancel_waiting(tables: Tables, entry: RequestEntry, now: float) -> None:

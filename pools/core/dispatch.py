@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, error_code
 from bridge.protocol.messages import ERROR, FLAG_EVENTS, PRIORITY_HIGH, Event, Recalled, Reply, Started
-from pools.core.cancellation import cancel_waiting, stop_attempt
+from pools.core.cancellation import cancel_waiting, end_orphans, stop_attempt
 from pools.core.credits import SLOW_MS, RunTimes
 from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
 from pools.core.leaving import recall, stop
@@ -39,6 +39,8 @@ def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
     if tables.held is not None:
         tables.held[pool.name] = partial(pump, tables, pool, now)
         return
+    if tables.orphans:
+        end_orphans(tables, now)  # before anything is begun: what they asked for is not
     if pool.seclusion is not None:
         pool.seclusion.proceed(tables, now)
     if pool.shedding:

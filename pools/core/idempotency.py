@@ -199,7 +199,8 @@ def _hurry(tables: Tables, runner: RequestEntry, follower: Request, now: float) 
     waits = runner.state == QUEUED
     if waits:
         queue.discard(runner)
-    runner.message = replace(runner.message, priority=priority, depth=follower.depth)
+    # In that class, and no deeper for it: what the run asks for is nested in it, not in who waits for it.
+    runner.message = replace(runner.message, priority=priority, depth=min(follower.depth, 1))
     if waits:
         queue.push(runner)
         if priority == PRIORITY_HIGH:

@@ -65,7 +65,7 @@ class Seclusion:
         """Run the next one alone, if none does and a worker holds nothing else."""
         worker = self.worker
         if worker is not None and self._runs_one(worker):
-            worker.reserved = True  # also where one goes on that had lent its slot out
+            self._keep(worker)  # also where one goes on that had lent its slot out
             return
         entry = self._next()
         if entry is None:
@@ -81,7 +81,7 @@ class Seclusion:
             worker = self._reserve(tables)
         if worker is None or worker.held:
             return
-        worker.reserved = True
+        self._keep(worker)
         del self.waiting[entry.request_id]
         entry.state = REQUEST_MOVES[entry.state][ON_RESUME]
         dispatch(tables, entry, worker, now)
@@ -94,6 +94,12 @@ class Seclusion:
         if self.worker is not None:
             self.worker.reserved = False
             self.worker = None
+
+    def _keep(self, worker: WorkerEntry) -> None:
+        """Give a worker nothing else, not what is left of the hand that it is being dealt either."""
+        worker.reserved = True
+        if self.pool.dealt_to is worker:
+            self.pool.dealt_to = None
 
     def _runs_one(self, worker: WorkerEntry) -> bool:
         """Return whether one of those that were to run alone runs."""
@@ -117,9 +123,7 @@ class Seclusion:
         worker = min(pool.ready, key=lambda worker: worker.held, default=None)
         if worker is None:
             return None
-        worker.reserved = True
-        if pool.dealt_to is worker:
-            pool.dealt_to = None
+        self._keep(worker)
         # The last first: each goes to the head of the queue as it comes back.
         for epoch in reversed(worker.attempts):
             entry = worker.attempts[epoch]

@@ -1,9 +1,9 @@
 """Nested requests: what a program asks for while it runs belongs to it, and ends with it.
 
-A nested request names its parent, and comes from the process that runs the parent. It has the parent's principal, no
-more time than the parent has left, and goes before what no program asked for: a full pool works on what is under way
-before it begins more (see `queueing`, and `dispatch.choose` for how much it begins meanwhile). What becomes of children
-whose parent has ended is `cancellation.end_orphans`.
+A nested request names its parent, and comes from the process that runs the parent, or from its caller while the parent
+waits for a tool of that. It has the parent's principal, no more time than the parent has left, and goes before what no
+program asked for: a full pool works on what is under way before it begins more (see `queueing`, and `dispatch.choose`
+for how much it begins meanwhile). What becomes of children whose parent has ended is `cancellation.end_orphans`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ def parent_of(tables: Tables, client: ClientEntry, message: Request, now: float)
     if parent is None:
         return _ended("has ended")
     worker = parent.worker
-    if worker is None or worker.pid != client.pid or not worker.pid or not _runs(parent, worker):
-        return _invalid(f"request {parent.request_id} does not run in this process")
+    if worker is None or not (_runs_in(client, worker) or _has_called(tables, parent, client)):
+        return _invalid(f"request {parent.request_id} does not run in this process, nor has it called a tool there")
+    if not _runs(parent, worker):
+        return _invalid(f"request {parent.request_id} does not run")
     if parent.client.principal != client.principal:
         return _invalid(f"request {parent.request_id} runs for {parent.client.principal!r}, not {client.principal!r}")
     if parent.state == SETTLED:
@@ -133,6 +135,15 @@ def _find(tables: Tables, client: ClientEntry, request_id: int) -> RequestEntry 
         entry for worker in tables.workers.values() if worker.pid == client.pid for entry in worker.attempts.values()
     )
     return next((entry for entry in attempts if entry.request_id == request_id), None)
+
+
+def _runs_in(client: ClientEntry, worker: WorkerEntry) -> bool:
+    return worker.pid == client.pid and bool(worker.pid)
+
+
+def _has_called(tables: Tables, entry: RequestEntry, client: ClientEntry) -> bool:
+    """Return whether a request waits for a tool of this client, whose it is."""
+    return entry.client is client and bool(tables.tool_calls.get(entry.epoch))
 
 
 def _runs(entry: RequestEntry, worker: WorkerEntry) -> bool:

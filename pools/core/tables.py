@@ -63,7 +63,7 @@ class Tables:
         self.requests: dict[int, RequestEntry] = {}
         self.children: dict[int, dict[int, RequestEntry]] = {}  # unsettled nested requests by their parent's id
         self.orphans: list[int] = []  # parents whose children are to end: see `cancellation.end_orphans`
-        self.tool_calls: dict[int, set[int]] = {}  # calls that are out, by epoch, where the work may outlive its caller
+        self.tool_calls: dict[int, set[int]] = {}  # numbers of those that are out, by epoch
         self.workers: dict[str, WorkerEntry] = {}
         self.workers_by_peer: dict[Peer, WorkerEntry] = {}
         self.programs: dict[str, tuple[str, Program]] = {}

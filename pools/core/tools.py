@@ -11,13 +11,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from bridge.protocol.errors import CANCELLED, BridgeError, encode_error
-from bridge.protocol.messages import ERROR, Credit, ToolCall, ToolReply
+from bridge.protocol.messages import ERROR, UNREAD_EVENTS, Credit, ToolCall, ToolReply
 from pools.core.entries import RequestEntry, WorkerEntry
 from pools.core.states import SETTLED
 from pools.core.tables import Tables
 
-# What nobody reads is not held back.
-_UNLIMITED_EVENTS: Final = 1 << 31
 _NOBODY: Final = encode_error(BridgeError(CANCELLED, "the caller that has the tool is gone"))
 
 
@@ -41,9 +39,8 @@ def on_tool_call(tables: Tables, message: ToolCall, now: float, peer: bytes) -> 
     if client.peer not in tables.clients:
         tables.fenced += 1  # it has left, and all that it had was cancelled
         return
-    if entry.keyed is not None:
-        entry.tied = True
-        tables.tool_calls.setdefault(message.epoch, set()).add(message.number)
+    entry.tied = True
+    tables.tool_calls.setdefault(message.epoch, set()).add(message.number)
     tables.to_clients.append((client.peer, message))
 
 
@@ -52,8 +49,10 @@ def on_tool_reply(tables: Tables, message: ToolReply, now: float, peer: bytes) -
     found = _attempt(tables, message.request_id, message.epoch, peer)
     if found is not None:
         entry, worker = found
-        if entry.epoch in tables.tool_calls:
-            tables.tool_calls[entry.epoch].discard(message.number)
+        out = tables.tool_calls.get(entry.epoch, set())
+        out.discard(message.number)
+        if not out:
+            tables.tool_calls.pop(entry.epoch, None)
         tables.to_workers.append((worker.peer, message))
 
 
@@ -73,7 +72,7 @@ def go_on_alone(tables: Tables, entry: RequestEntry) -> None:
     for number in sorted(tables.tool_calls.pop(entry.epoch, ())):
         _refuse(tables, worker, entry, number)
     if entry.message.event_window:
-        credit = Credit(request_id=entry.request_id, epoch=entry.epoch, events=_UNLIMITED_EVENTS)
+        credit = Credit(request_id=entry.request_id, epoch=entry.epoch, events=UNREAD_EVENTS)
         tables.to_workers.append((worker.peer, credit))
 
 

@@ -161,3 +161,19 @@ def test_results_must_be_as_many_as_the_items(client: Client) -> None:
 def test_what_cannot_be_deployed(client: Client, name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(errors.InvalidRequest, match=said):
         client.deploy("bad", f"{SCORES}:{name}", pool="neural", **options)
+
+
+def test_a_batched_function_that_connects_is_told_that_it_serves_many(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "asking.py"
+    path.write_text(
+        "from bridge.batched import batched\n"
+        "from orchestrator import connect\n\n"
+        "@batched()\n"
+        "def asking(items):\n"
+        "    with connect() as client:\n"
+        "        return [client.execute('asking', item) for item in items]\n"
+    )
+    client.deploy("asking", f"{path}:asking", pool="general")
+    for _ in range(2):  # its first call loads it
+        with pytest.raises(errors.InvalidRequest, match="a @batched function serves many callers at once"):
+            client.submit("asking", 1, deadline_s=10).result(20)

@@ -43,6 +43,25 @@ def test_texts_go_to_the_provider_in_batches(client: Client, server: OpenAIServe
     assert len(server.requests) == 3
 
 
+def test_tokens_of_the_provider_are_counted(client: Client) -> None:
+    future = client.submit("embed", {"texts": ["one two", "three"]})
+    future.result(30)
+    assert future.meta is not None
+    assert future.meta.tokens == 3
+
+
+def test_a_provider_is_waited_for_no_longer_than_the_call_may_run(client: Client, server: OpenAIServer) -> None:
+    before = len(server.requests)
+    server.answer = Answer(hang=True)
+    future = client.submit("embed", {"texts": ["x"]})
+    server.wait_for_requests(before + 1)
+    future.cancel()
+    server.wait_idle(2.0)  # it would wait 5 s
+    server.answer = Answer()
+    with pytest.raises(errors.Cancelled):
+        future.result(5)
+
+
 @pytest.mark.parametrize(("status", "retryable"), [(401, False), (429, True), (500, True)])
 def test_errors_of_the_provider_are_told_once_and_without_the_key(
     client: Client, server: OpenAIServer, status: int, retryable: bool

@@ -14,7 +14,7 @@ from tests.support.coordinator import CoordinatorProcess, WireClient, code_of, g
 from tests.support.kills import LIMITS, TOLD_S, CoordinatorKill, WorkerKill, kill_coordinators, kill_workers
 from tests.support.waiting import wait_until
 
-COORDINATOR_KILLS, WORKER_KILLS = 20, 10
+COORDINATOR_KILLS, WORKER_KILLS = 10, 10
 # G11: with the budget of a SIGTERM that nobody shortened.
 DRAIN_S, EXIT_S, AT_ONCE_S = 30.0, 35.0, 1.0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bridge.protocol.errors import BridgeError
 from bridge.protocol.values import decode_value, encode_value
 from bridge.worker.call import Call, CallStopped
 from bridge.worker.operations import Asynchronous, Operations
@@ -191,3 +192,17 @@ def test_deployed_agents_keep_their_options(ops: Operations, tools: Path) -> Non
         options = {"tools": [f"{tools}:weather"], "adapter": "json"}
         define("agent", target={"module": "dspy.ReActV2", "signature": WEATHER["signature"], "options": options})
         assert run(ops, "agent", WEATHER["inputs"]).answer == "3 sunny days in Rome"
+
+
+def test_what_cannot_be_built_is_built_once_in_an_attempt(ops: Operations, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    target = tmp_path / "broken.py"
+    target.write_text(f"with open({str(ran)!r}, 'a') as ran:\n    ran.write('x')\nraise OSError('broken')\n")
+    args = {**WEATHER, "options": {"tools": [f"{target}:weather"]}}
+    operation = ops.find("dspy.ReAct")
+    assert isinstance(operation, Asynchronous)
+    for attempt in (1, 2):
+        assert not operation.is_async(args)
+        with pytest.raises(BridgeError, match="broken"):
+            operation(args, Call(attempt, attempt, "dspy.ReAct"))
+        assert ran.read_text() == "x" * attempt

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator import Client, Orchestrator
-from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, RemoteError
+from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, InvalidRequest, NotFound, RemoteError
 from tests.support.waiting import wait_until
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "support" / "programs" / "nested.py"
@@ -70,6 +70,16 @@ def test_the_eighth_call_within_calls_is_the_last(client: Client) -> None:
     assert chain(client, 8, deadline_s=30).result() == "bottom"
     with pytest.raises(DspoolError, match="8"):
         chain(client, 9, deadline_s=30).result()
+
+
+def test_why_a_nested_call_failed_is_told_at_every_level(client: Client) -> None:
+    with pytest.raises(NotFound, match=r"^in chain: in slep: ") as caught:
+        chain(client, 2, "slep", deadline_s=20).result()
+    assert "sleep" in caught.value.suggestions
+    assert "NotFound" in caught.value.details["remote_traceback"]
+    with pytest.raises(RemoteError, match="in chain: in maps: ") as raised:
+        chain(client, 1, "maps", {"rows": "three"}, deadline_s=20).result()
+    assert raised.value.type == "TypeError"
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -145,7 +155,7 @@ def test_a_client_made_before_anybody_called_serves_every_caller(orchestrator: O
 
 
 def test_waiting_on_the_event_loop_is_refused_with_advice(client: Client) -> None:
-    with pytest.raises(RemoteError, match="connect_async"):
+    with pytest.raises(InvalidRequest, match="connect_async"):
         client.program("blocks", deadline_s=20)()
 
 
@@ -160,3 +170,15 @@ def test_a_client_that_is_kept_serves_requests_to_come(client: Client) -> None:
     seek = client.program("seeks", deadline_s=10)
     found = [seek(query=query) for query in ("cats", "dogs", "parrot", "dogs")]
     assert found == ["red cats sleep", "blue dogs bark", "a green parrot talks", "blue dogs bark"]
+
+
+def test_agents_whose_tools_use_the_client_do_not_fill_a_pool(client: Client) -> None:
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        client.execute("sleep", {"seconds": 0.01}, pool="one")
+        return f"rain in {city}"
+
+    agent = client.module("dspy.ReAct", "question -> answer", tools=[weather], pool="one", deadline_s=20)
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda _: agent(question="What is the weather in Rome?").answer, range(12)))
+    assert len(answers) == 12

@@ -81,6 +81,32 @@ def test_large_values_come_back_as_they_were(client: Client, value: Any) -> None
     assert not folder.exists()
 
 
+def test_who_is_interrupted_while_it_waits_for_room_keeps_nothing_there(client: Client) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    client.execute("echo", ARRAY)
+    folder, room = folder_of(client), client.connection._room
+    room.rows += client.connection.max_in_flight
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Interrupt):
+            client.submit("echo", {"blob": BIG})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        room.rows -= client.connection.max_in_flight
+    segments = client.connection._sharing._segments
+    assert segments is not None
+    assert (segments._out, segments._out_bytes) == (set(), 0)
+    assert not os.listdir(folder)
+    np.testing.assert_array_equal(client.execute("echo", ARRAY), ARRAY)
+
+
 def test_many_at_once_do_not_meet(client: Client) -> None:
     values = [np.full(20_000, number, dtype=np.int64) for number in range(40)]
     futures = [client.submit("echo", value) for value in values]

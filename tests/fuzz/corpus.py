@@ -12,7 +12,23 @@ import numpy
 
 from bridge.protocol.codec import INLINE_BYTES, encode_frames, pack_outcomes
 from bridge.protocol.errors import BridgeError, encode_error
-from bridge.protocol.messages import TYPES, Cancel, Heartbeat, Hello, Message, Reply, Request, Taken
+from bridge.protocol.messages import (
+    TYPES,
+    Cancel,
+    Credit,
+    Event,
+    Heartbeat,
+    Hello,
+    Message,
+    Pause,
+    Reply,
+    Request,
+    Resume,
+    Taken,
+    ToolCall,
+    ToolReply,
+    Welcome,
+)
 from bridge.protocol.prediction import Prediction
 from bridge.protocol.record import Example, Record
 from bridge.protocol.values import encode_value
@@ -39,8 +55,9 @@ def message_lists() -> list[list[Message]]:
     full = Request(
         request_id=(2 << 40) + 9, operation="dspy.Predict", pool="general", principal="me", session="s", priority=0,
         deadline_ms=1500.0, idempotency_key="k", epoch=4, lm="default", traceparent="00-1-2-3", parent_request_id=3,
-        depth=1, rows=2, flags=3, payload=encode_value(1) * 2,
+        depth=1, rows=2, flags=3, payload=encode_value(1) * 2, event_window=4,
     )  # fmt: skip
+    shared = Request(request_id=6, operation="echo", segment="3f-1", shared_bytes=1 << 20, payload=b"\x01\x02")
     large = Request(request_id=5, operation="echo", payload=b"\xc5\x40\x00" + bytes(2 * INLINE_BYTES))
     reply = Reply(
         request_id=7, status=2, epoch=4, run_ms=0.5, tokens=9, cost_usd=0.25, worker="general-1.1", pool="general",
@@ -54,6 +71,17 @@ def message_lists() -> list[list[Message]]:
         [large, request, large],
         [reply, reply],
         [beat],
+        [
+            shared,
+            Reply(request_id=6, epoch=4, shared_bytes=1 << 20),
+            Welcome(shared_dir="/dev/shm/d"),
+        ],
+        [
+            ToolCall(request_id=9, name="search", epoch=4, number=2, deadline_ms=0.5, payload=encode_value({"q": 1})),
+            ToolReply(request_id=9, status=1, epoch=4, number=2, payload=encode_value("found")),
+        ],
+        [Pause(request_id=9, epoch=4), Resume(request_id=9, epoch=4), Credit(request_id=9, epoch=4, events=3)],
+        [Event(request_id=9, kind="token", epoch=4, sequence=7, payload=encode_value({"text": "a"}))] * 5,
         [Hello(package_version="1.0", run_id="a" * 32, pid=5, principal="me", token=b"t")],
     ]
     return [*alone, *others]

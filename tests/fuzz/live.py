@@ -17,14 +17,20 @@ import zmq
 
 from bridge.protocol.codec import decode, encode_frames
 from bridge.protocol.messages import (
+    FLAG_EVENTS,
     Bye,
     Cancel,
+    Credit,
     Hello,
     Invalid,
     Message,
+    Pause,
     Reply,
     Request,
+    Resume,
     Taken,
+    ToolCall,
+    ToolReply,
     Welcome,
     request_id_base,
 )
@@ -146,6 +152,23 @@ def _welcomed(peer: zmq.Socket[bytes]) -> int:
                 return request_id_base(message.client_no)
 
 
+def _claims() -> list[list[Message]]:
+    """Return what a client might claim of programs that it does not run: parents, tools, credit, shared memory."""
+    payload = encode_value({"a": 1})
+    lists: list[list[Message]] = []
+    for number in (0, 1, -1, _ID, (1 << 63) - 1):
+        nested = Request(request_id=_ID, operation="echo", parent_request_id=number, depth=9, payload=payload)
+        stream = Request(request_id=_ID, operation="sleep", flags=FLAG_EVENTS, event_window=number, payload=payload)
+        said = ToolReply(request_id=_ID, epoch=number, number=number, payload=payload)
+        lists += [[nested], [stream, Credit(request_id=_ID, events=number), said, Cancel(request_id=_ID)]]
+    for name in ("1", "..", "../../etc/passwd", "/etc/passwd", "a\0b", "ö" * 300, "."):
+        for shared_bytes in (1, 0, -1, 1 << 20, 1 << 62):
+            lists.append(
+                [Request(request_id=_ID, operation="echo", segment=name, shared_bytes=shared_bytes, payload=payload)]
+            )
+    return lists
+
+
 def _seeds() -> list[bytes]:
     """Return sound frames that a client could send, and some that only others may."""
     lists: list[list[Message]] = []
@@ -153,6 +176,9 @@ def _seeds() -> list[bytes]:
         for operation in ("echo", "dspool.logs", "sleep", "nothing"):
             asked = Request(request_id=_ID, operation=operation, payload=encode_value(value))
             lists += [[asked], [asked, Cancel(request_id=_ID), Taken(bytes=100)]]
-    lists += [[kind()] for kind in (Welcome, Invalid, Reply, Hello, Bye, Cancel)]
+    lists += _claims()
+    lists += [
+        [kind()] for kind in (Welcome, Invalid, Reply, Hello, Bye, Cancel, Credit, ToolReply, ToolCall, Pause, Resume)
+    ]
     joined = [SEPARATOR.join(frames) for messages in lists for frames in encode_frames(messages)]
     return [*joined, *frame_seeds()]

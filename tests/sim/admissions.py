@@ -8,10 +8,19 @@ from copy import copy
 from typing import Any
 
 from bridge.protocol import messages as wire
-from bridge.protocol.errors import CIRCUIT_OPEN, INVALID_REQUEST, OVERLOADED, POISON_REQUEST, BridgeError, decode_error
+from bridge.protocol.errors import (
+    CANCELLED,
+    CIRCUIT_OPEN,
+    INVALID_REQUEST,
+    OVERLOADED,
+    POISON_REQUEST,
+    BridgeError,
+    decode_error,
+)
 from pools.core.places import unserved
 from tests.sim.circuits import Circuits
 from tests.sim.keys import Keys
+from tests.sim.kinship import Kinship
 from tests.sim.ledger import QUEUED, WAITING, Case, Ledger, label
 from tests.sim.modes import Modes
 from tests.sim.step import Step, broken
@@ -22,7 +31,15 @@ class Admissions:
     """Checks the fleet's word on each request that arrives. tables: the fleet's, read for where it was put."""
 
     def __init__(
-        self, ledger: Ledger, step: Step, circuits: Circuits, suspects: Suspects, keys: Keys, modes: Modes, tables: Any
+        self,
+        ledger: Ledger,
+        step: Step,
+        circuits: Circuits,
+        suspects: Suspects,
+        keys: Keys,
+        modes: Modes,
+        kinship: Kinship,
+        tables: Any,
     ) -> None:
         self.ledger = ledger
         self.step = step
@@ -30,6 +47,7 @@ class Admissions:
         self._suspects = suspects
         self._keys = keys
         self._modes = modes
+        self._kinship = kinship
         self.tables = tables
         self._is_kept_out = self._is_kept_out_there = False
         self._there: Case | None = None  # the case that has arrived, as its fallback would have it
@@ -55,7 +73,7 @@ class Admissions:
         if case is None:
             return None
         ledger = self.ledger
-        if ledger.drain_due is not None:
+        if ledger.drain_due is not None and not case.parent:
             broken("nothing accepted once draining", repr(case))
         if ledger.memory_paused:
             broken("nothing accepted while memory is short", repr(case))
@@ -71,6 +89,9 @@ class Admissions:
             self._check_room(case)
             self._circuits.accepted(case, now)
             ledger.accept(case)
+        if self._waits_for_itself(case):
+            broken("nobody waits for itself", repr(case))
+        self._kinship.accepted(case)
         case.astray = self._suspects.suspects(case.fingerprint, now)
         self._keys.accepted(case, now)
         ledger.seen["accepted"] += 1
@@ -121,8 +142,18 @@ class Admissions:
         if ledger.client_rows[case.peer] + case.rows > config.client_rows:
             broken("clients are bounded", repr(case))
         theirs = self._rows_of(case.principal)
-        if theirs and theirs + case.rows > config.principal_rows:
+        if theirs and theirs + case.rows > self._principal_rows(case):
             broken("principals are bounded", repr(case))
+
+    def _principal_rows(self, case: Case) -> int:
+        """Return how many rows the principal of a case may have for that to be let in: for a nested one the double."""
+        limit = self.ledger.config.principal_rows
+        return 2 * limit if case.parent else limit
+
+    def _waits_for_itself(self, case: Case) -> bool:
+        """Whether a case would follow a run that waits for it."""
+        runner = self._keys.runner(case) if case.parent else None
+        return runner is not None and runner is not case and self._kinship.waits_for_itself(case, runner)
 
     def _rows_of(self, principal: str) -> int:
         """Return the rows that a principal's connected clients have under way."""
@@ -143,6 +174,8 @@ class Admissions:
             broken("refusals are typed", f"{case}: {error.code}")
         if error.code in (OVERLOADED, CIRCUIT_OPEN) and error.details["retry_after_s"] <= 0.0:
             broken("refusals say when to try again", f"{case}: {error.details}")
+        if self._kinship.verdict and error.code != self._kinship.verdict:
+            broken("children have a parent", f"{case} was refused {error.code}, not {self._kinship.verdict}")
         if not reason(self, case, error, now):
             broken(f"refused {error.code} for a reason", f"{case}: {error.message}")
         if self.step.pushed_out:
@@ -153,6 +186,12 @@ class Admissions:
         if error.details.get("conflict"):
             self.ledger.seen["refused as another under its key"] += 1
             return self._keys.conflicts(case, now)
+        if self._kinship.verdict == INVALID_REQUEST or self._kinship.is_too_deep(case):
+            self.ledger.seen["refused as nobody's child" if self._kinship.verdict else "refused as too deep"] += 1
+            return True
+        if error.details["path"] == "idempotency_key" and self._waits_for_itself(case):
+            self.ledger.seen["refused for it would wait for itself"] += 1
+            return True
         deadline_ms = case.deadline_ms
         return (
             not 1 <= case.rows <= 1024
@@ -168,7 +207,7 @@ class Admissions:
         if ledger.client_rows[case.peer] + case.rows > config.client_rows:
             return True
         theirs = ledger.principal_rows[case.principal]
-        if theirs and theirs + case.rows > config.principal_rows:
+        if theirs and theirs + case.rows > self._principal_rows(case):
             ledger.seen["refused for its principal"] += 1
             return True
         return self._is_full(case)
@@ -191,7 +230,7 @@ class Admissions:
         return self._is_kept_out and not self._fallback_takes()
 
     def _is_unserved(self, case: Case, error: BridgeError, now: float) -> bool:
-        if self.ledger.drain_due is not None:
+        if self.ledger.drain_due is not None and not case.parent:
             return True
         return unserved(self.tables.pools[case.pool]) is not None and not self._fallback_takes()
 
@@ -210,6 +249,7 @@ class Admissions:
 _REASONS = {
     "NOT_FOUND": lambda self, case, error, now: case.pool not in self.ledger.pools,
     INVALID_REQUEST: Admissions._is_invalid,
+    CANCELLED: lambda self, case, error, now: self._kinship.verdict == CANCELLED,
     OVERLOADED: Admissions._is_too_much,
     "UNAVAILABLE": Admissions._is_unserved,
     CIRCUIT_OPEN: Admissions._is_broken,

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig
 from tests.sim.noise import pick
-from tests.sim.worker import Work
+from tests.sim.work import Work
 
 PROGRAM: Final = "qa"
 # Payloads that several requests share; the last one ends every process that runs it.
@@ -20,7 +20,7 @@ _DEADLINES_MS: Final = (None, None, None, None, 8.0, 40.0, 40.0, 300.0, 2000.0)
 _ROWS: Final = (1, 1, 1, 1, 1, 2, 5)
 _PRIORITIES: Final = (wire.PRIORITY_NORMAL,) * 4 + (wire.PRIORITY_HIGH, wire.PRIORITY_LOW)
 _CLASSES: Final = ("high", "normal", "low")
-_KEYS: Final = ("k", "k", "l")
+KEYS: Final = ("k", "k", "l")
 _KEYED: Final = 0.08
 _POISONED: Final = 0.05
 _SHARING: Final = 0.1
@@ -63,7 +63,7 @@ def draw_ask(random: Random, config: FleetConfig) -> tuple[Ask, Work]:
     kind = random.random()
     if kind < _KEYED:
         rows = 2 if random.random() < _ODD else 1
-        ask = ask._replace(key=pick(random, _KEYS), payload=pick(random, SHARED), rows=rows)
+        ask = ask._replace(key=pick(random, KEYS), payload=pick(random, SHARED), rows=rows)
     elif kind < _KEYED + _POISONED:
         ask, ending = ask._replace(payload=POISON), "crash"
     elif kind < _KEYED + _POISONED + _SHARING:

@@ -23,6 +23,8 @@ OPEN: Final = "open"
 HALF_OPEN: Final = "half_open"
 # Answers that are neither success nor failure.
 _SAY_NOTHING: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
+# Deadlines that lie closer together are one.
+_SAME_S: Final = 0.001
 # A probe without a deadline has so long.
 _PROBE_S: Final = 30.0
 
@@ -143,7 +145,12 @@ class Circuits:
                 circuit.succeeded(case)
 
     def ran_out(self, case: Case, now: float) -> None:
-        """A case was running at its deadline: a failure, if it is the run that took the time, and more than others."""
+        """A case was running at its deadline: a failure, if it is the run that took the time, and more than others.
+
+        Where it is the deadline of what it is nested in, that one's is.
+        """
+        if case.parent and self._is_parents(case):
+            return
         worker = self._tables.workers.get(case.desk.worker_id) if case.desk is not None else None
         if worker is not None and is_ordered(worker):
             return
@@ -155,16 +162,28 @@ class Circuits:
             case.blamed = True
             self.failed(case, now)
 
+    def _is_parents(self, case: Case) -> bool:
+        parent = self._ledger.open.get(case.parent)
+        if parent is None:
+            return True
+        if parent.deadline is None or case.deadline is None:
+            return False
+        return parent.deadline - case.deadline < _SAME_S
+
     def did_not_stop(self, case: Case, now: float) -> None:
         """The worker of a case is killed because it did not stop: a failure if it was out of time, and not counted."""
         desk = case.desk
-        if desk is None or not case.expired or case.blamed or case.cancel:
+        if desk is None:
+            return
+        worker = self._tables.workers[desk.worker_id]
+        is_killed_for_it = desk.killed_at == now and _DEAF in worker.kill_why
+        if is_killed_for_it:
+            desk.killed_at = 0.0  # from now on it leaves as it was to
+        if not case.expired or case.blamed or case.cancel:
             return
         case.blamed = True
-        worker = self._tables.workers[desk.worker_id]
-        if is_ordered(worker) and (desk.killed_at != now or _DEAF not in worker.kill_why):
+        if is_ordered(worker) and not is_killed_for_it:
             return  # somebody wanted its end at this very moment, or before
-        desk.killed_at = 0.0  # it was killed for this one; from now on it leaves as it was to
         self._ledger.seen["did not stop"] += 1
         self.failed(case, now)
 

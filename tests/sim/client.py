@@ -9,28 +9,38 @@ from tests.sim.asks import Ask
 from tests.sim.ledger import Broken, label
 from tests.sim.network import Link
 from tests.sim.noise import Noise
-from tests.sim.worker import Work
+from tests.sim.work import Work
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
 
+# One request in so many says how deep it is nested, which is not for it to say.
+_LIES_EVERY: Final = 5
+_LIE: Final = 7
+# One tool in so many asks for something itself.
+_TOOLS_ASK_EVERY: Final = 6
 _PRINCIPALS: Final = ("ann", "ann", "bob", "eve")
 
 
 class Client:
-    """One connection. principal: whom it speaks for. `answers`: what it has read, by request id."""
+    """One connection. principal: whom it speaks for. `answers`: what it has read, by request id.
 
-    def __init__(self, world: World, number: int) -> None:
+    name: whose noise its links have. pid: of its process, 0 = not said.
+    """
+
+    def __init__(self, world: World, number: int, *, name: str = "", principal: str = "", pid: int = 0) -> None:
         self._world = world
         self.number = number
-        self.principal = _PRINCIPALS[number % len(_PRINCIPALS)]
+        self.principal = principal or _PRINCIPALS[number % len(_PRINCIPALS)]
+        self.pid = pid
         self.peer = b"client %d" % number
-        noise = Noise(world.seed, f"client {number}")
+        noise = Noise(world.seed, name or f"client {number}")
         self.up = Link(world.clock, noise, self._arrived)
         self.down = Link(world.clock, noise, self._read)
         self.gone = False
         self.asked: list[int] = []
+        self._tools: dict[int, wire.ToolCall] = {}  # those that wait for what they asked for, by its id
         self.answers: dict[int, wire.Message] = {}
         self._last_id = wire.request_id_base(number)
         self.up.send(wire.Hello())
@@ -38,8 +48,8 @@ class Client:
     def _arrived(self, message: Any) -> None:
         self._world.shell.heard_client(self.peer, message)
 
-    def submit(self, ask: Ask, work: Work) -> None:
-        """Send a request under the next id."""
+    def submit(self, ask: Ask, work: Work, parent_id: int = 0) -> int:
+        """Send a request under the next id, which is returned. parent_id: of the request that it is nested in."""
         self._last_id += 1
         self.asked.append(self._last_id)
         self._world.works[self._last_id] = work
@@ -48,9 +58,11 @@ class Client:
             wire.Request(
                 request_id=self._last_id, operation=ask.operation, pool=ask.pool, rows=ask.rows,
                 deadline_ms=ask.deadline_ms, priority=ask.priority, flags=flags, idempotency_key=ask.key,
-                payload=ask.payload or b"%d" % self._last_id,
+                payload=ask.payload or b"%d" % self._last_id, parent_request_id=parent_id,
+                depth=0 if self._last_id % _LIES_EVERY else _LIE, event_window=work.events and self._last_id % 2,
             )
         )  # fmt: skip
+        return self._last_id
 
     def submit_as(self, request_id: int) -> None:
         """Send a request under an id that is not the next one."""
@@ -77,9 +89,20 @@ class Client:
 
     def _read(self, message: wire.Message) -> None:
         if type(message) is wire.ToolCall and not self.gone:
-            self.up.send(wire.ToolReply(request_id=message.request_id, epoch=message.epoch, number=message.number))
+            if message.epoch % _TOOLS_ASK_EVERY:
+                self._answer(message)
+            else:
+                self._tools[self.submit(Ask("slow"), Work(), message.request_id)] = message
+        if type(message) is wire.Event and not self.gone:
+            self.up.send(wire.Credit(request_id=message.request_id, events=1))
         if type(message) is not wire.Reply:
             return
         if message.request_id in self.answers:
             raise Broken("one outcome", f"client {self.number} read two for request {label(message.request_id)}")
         self.answers[message.request_id] = message
+        call = self._tools.pop(message.request_id, None)
+        if call is not None and not self.gone:
+            self._answer(call)
+
+    def _answer(self, call: wire.ToolCall) -> None:
+        self.up.send(wire.ToolReply(request_id=call.request_id, epoch=call.epoch, number=call.number))

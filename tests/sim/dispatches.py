@@ -11,8 +11,9 @@ from tests.sim.admissions import Admissions
 from tests.sim.circuits import Circuits
 from tests.sim.hearing import DEATHS
 from tests.sim.kills import Kills
-from tests.sim.ledger import QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
-from tests.sim.nesting import Nesting
+from tests.sim.kinship import Kinship
+from tests.sim.ledger import NESTED, QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
+from tests.sim.nesting import Nesting, takes_more
 from tests.sim.order import Order
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
@@ -32,6 +33,7 @@ class Dispatches:
         admissions: Admissions,
         suspects: Suspects,
         nesting: Nesting,
+        kinship: Kinship,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -42,6 +44,7 @@ class Dispatches:
         self._admissions = admissions
         self._suspects = suspects
         self._nesting = nesting
+        self._kinship = kinship
         self._order = Order(ledger)
         self._last_epoch = 0
 
@@ -56,11 +59,16 @@ class Dispatches:
             if case is None:
                 broken("asks for what is held", f"{kind.__name__} of epoch {message.epoch} at {desk.worker_id}")
             case.told = message.epoch
+            self._kinship.heed(case)
+            if kind is wire.Cancel and case.state != SETTLED and not case.cancel:
+                broken("stopped for a reason", f"{case} at {desk.worker_id}")
             self.ledger.seen[f"{kind.__name__} sent"] += 1
             if kind is wire.Cancel and not self._has_time(case):
                 self._kills.asked(desk, message.epoch, now)
         elif kind is wire.ToolReply:
             self._nesting.to_worker(desk, message)
+        elif kind is wire.Credit:
+            self._nesting.credited(desk, message)
         elif kind is wire.Stop:
             if not self._kills.meant_to_leave(desk):
                 broken("stopped on purpose", f"{desk.worker_id} was told to stop")
@@ -89,7 +97,7 @@ class Dispatches:
             broken("at most once", f"{case} is dispatched again, to {desk.worker_id}")
         if not desk.takes_work or self.tables.workers[desk.worker_id].stop_wanted:
             broken("dispatched to the living", f"{case} to {desk.worker_id}")
-        if case.cancel:
+        if case.cancel or self._kinship.is_orphan(case):
             broken("not dispatched once cancelled", f"{case} to {desk.worker_id}")
         if case.deaths >= DEATHS:
             broken("attempts within the limit", f"{case}: {case.deaths} workers died holding it")
@@ -102,7 +110,11 @@ class Dispatches:
         pool = ledger.pools[case.pool]
         if desk.pool != case.pool:
             broken("runs in its pool", f"{case} of pool {case.pool} to {desk.worker_id}")
-        more = 1 if case.priority == wire.PRIORITY_HIGH else 0
+        more = 1 if case.priority <= wire.PRIORITY_HIGH else 0
+        if case.priority != NESTED and not (takes_more(desk, pool.slots) or case.astray):
+            broken("who waits begins nothing new", f"{case} to {desk.worker_id}, {len(desk.paused)} of it paused")
+        if (message.depth, message.parent_request_id, message.principal) != (case.depth, case.parent, case.principal):
+            broken("families are told", f"{case}: {message.depth} deep in {message.parent_request_id}")
         if pool.prefetch is not None and desk.held >= pool.slots + pool.prefetch + more:
             broken("within credit", f"{desk.worker_id} holds {desk.held} rows and is given {case}")
         if case.operation in ledger.programs and case.operation not in desk.programs:

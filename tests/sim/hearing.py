@@ -22,10 +22,12 @@ from pools.core.events import (
     Restart,
     WorkerDied,
     WorkerExited,
+    WorkerLaunched,
 )
 from tests.sim.admissions import Admissions
 from tests.sim.circuits import Circuits, is_ordered
 from tests.sim.keys import Keys
+from tests.sim.kinship import Kinship
 from tests.sim.ledger import OUT, SETTLED, Case, Ledger
 from tests.sim.nesting import Nesting
 from tests.sim.resends import may_be_resent
@@ -53,6 +55,7 @@ class Hearing:
         keys: Keys,
         admissions: Admissions,
         nesting: Nesting,
+        kinship: Kinship,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -62,6 +65,7 @@ class Hearing:
         self.suspects = suspects
         self.keys = keys
         self.admissions = admissions
+        self._kinship = kinship
         self.tables = tables
         self._by_kind: dict[type, Callable[[Any, bytes, float], None]] = {
             wire.Request: self._request,
@@ -75,10 +79,12 @@ class Hearing:
             wire.Pause: nesting.paused,
             wire.Resume: nesting.paused,
             wire.ToolCall: nesting.called,
+            wire.ToolReply: nesting.answered,
             wire.Ready: self._ready,
             wire.Hello: self._heard_of,
             wire.Heartbeat: self._heard_of,
             ProtocolBroken: self._garbled,
+            WorkerLaunched: self._launched,
             WorkerDied: self._died,
             WorkerExited: self._exited,
             ProgramDeployed: self._deployed,
@@ -106,6 +112,7 @@ class Hearing:
     def _connected(self, event: ClientConnected, peer: bytes, now: float) -> None:
         self.ledger.clients[peer] = event.client_no
         self.ledger.principals[peer] = event.principal
+        self.ledger.pids[peer] = event.pid
         self.ledger.last_id[peer] = wire.request_id_base(event.client_no)
 
     def _request(self, message: wire.Request, peer: bytes, now: float) -> None:
@@ -116,8 +123,9 @@ class Hearing:
         )
         if not self.step.bad_id:
             ledger.last_id[peer] = request_id
-            self.step.asking = ledger.new_case(message, peer, now)
-            self.admissions.arrived(self.step.asking, now)
+            self.step.asking = case = ledger.new_case(message, peer, now)
+            self._kinship.arrived(case, message, now)
+            self.admissions.arrived(case, now)
 
     def _cancel(self, message: wire.Cancel, peer: bytes, now: float) -> None:
         case = self.ledger.open.get(message.request_id)
@@ -131,8 +139,13 @@ class Hearing:
         shares = case.shares_its_run and case.work is not None
         if shares and with_all:
             shares = any(other.peer != case.peer for other in case.work.followers.values())
-        runs_for_itself = case.state == OUT and not shares
-        (self.step.must_tell if runs_for_itself else self.step.must_settle).append(case)
+        if shares and with_all and any(other.parent for other in case.work.followers.values()):
+            self.step.must_end.append(case)  # their parents may end with that client
+        elif case.state == OUT and not shares:
+            self.step.must_tell.append(case)
+        else:
+            self.step.must_settle.append(case)
+        self._kinship.cancelled(case, how, shares=shares)
 
     def _gone(self, message: Any, peer: bytes, now: float) -> None:
         if self.ledger.clients.pop(peer, None) is not None:
@@ -190,6 +203,9 @@ class Hearing:
 
     def _garbled(self, event: ProtocolBroken, peer: bytes, now: float) -> None:
         self.ledger.by_peer[peer].broken = True
+
+    def _launched(self, event: WorkerLaunched, peer: bytes, now: float) -> None:
+        self.ledger.desks[event.worker_id].pid = event.pid
 
     def _died(self, event: WorkerDied, peer: bytes, now: float) -> None:
         self.ledger.desks[event.worker_id].dead = True

@@ -3,7 +3,8 @@
 An event is first written into the ledger (`hearing`); what the fleet then sends is checked against it (`admissions`,
 `dispatches`, `outcomes`), so is what it has done to processes (`restarts`, `kills`); at last what had to follow is
 demanded, and the books of the step must balance. What has rules of its own is modelled beside: `order` of queues,
-`resends`, `keys`, `suspects`, breakers (`circuits`), `sizes`, `modes`. `quiescence` has the end.
+`resends`, `keys`, `suspects`, breakers (`circuits`), `sizes`, `modes`, families (`kinship`), programs that wait
+(`nesting`). `quiescence` has the end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from tests.sim.dispatches import Dispatches
 from tests.sim.hearing import Hearing
 from tests.sim.keys import Keys
 from tests.sim.kills import Kills
-from tests.sim.ledger import OPERATIONS, QUEUED, SETTLED, WAITING, Desk, Ledger
+from tests.sim.kinship import Kinship
+from tests.sim.ledger import NESTED, OPERATIONS, QUEUED, SETTLED, WAITING, Case, Desk, Ledger
 from tests.sim.modes import Modes
 from tests.sim.nesting import Nesting, takes_more
 from tests.sim.outcomes import Outcomes, desk_of
@@ -47,11 +49,18 @@ class Auditor:
         self._suspects = suspects = Suspects(ledger)
         self._keys = keys = Keys(ledger, self.step, circuits, suspects)
         self._modes = Modes(ledger, tables)
-        admissions = Admissions(ledger, self.step, circuits, suspects, keys, self._modes, tables)
         nesting = Nesting(ledger, self.step)
-        self._hearing = Hearing(ledger, self.step, self.restarts, circuits, suspects, keys, admissions, nesting, tables)
-        self._dispatches = Dispatches(ledger, self.step, self.kills, circuits, admissions, suspects, nesting, tables)
-        self._outcomes = Outcomes(ledger, self.step, circuits, admissions, keys, suspects, self.kills, nesting, tables)
+        self._kinship = kinship = Kinship(ledger, self.step)
+        admissions = Admissions(ledger, self.step, circuits, suspects, keys, self._modes, kinship, tables)
+        self._hearing = Hearing(
+            ledger, self.step, self.restarts, circuits, suspects, keys, admissions, nesting, kinship, tables
+        )
+        self._dispatches = Dispatches(
+            ledger, self.step, self.kills, circuits, admissions, suspects, nesting, kinship, tables
+        )
+        self._outcomes = Outcomes(
+            ledger, self.step, circuits, admissions, keys, suspects, self.kills, nesting, kinship, tables
+        )
         self._accepted = admissions.accepted
         self._sizes = Sizes(ledger, tables)
         self._fenced = 0
@@ -68,6 +77,7 @@ class Auditor:
         self._circuits.audit()
         self._suspects.audit(self.tables, now)
         self._keys.audit(self.tables)
+        self._kinship.audit(self.tables.children)
 
     def launch(self, effect: Launch, now: float) -> None:
         """Check a launch."""
@@ -110,6 +120,7 @@ class Auditor:
                 if case.epoch in desk.attempts and case.told != case.epoch:
                     broken("workers are told", f"{case} at {desk.worker_id} after {type(event).__name__}")
             step.must_tell.clear()
+        self._kinship.after()
         fenced = self.tables.fenced - self._fenced
         if fenced != step.must_fence:
             broken("late replies are fenced", f"{fenced} rows instead of {step.must_fence} at {event}")
@@ -155,8 +166,8 @@ class Auditor:
         ledger = self.ledger
         self._modes.ticked(now)
         for case in ledger.open.values() if any(ledger.waiting.values()) else ():
-            if case.state == WAITING and self.tables.requests[case.request_id].state == QUEUED:
-                self._circuits.accepted(case, now)  # its pause is over
+            if case.state == WAITING and self._has_resumed(case):
+                self._circuits.accepted(case, now)
         for case in ledger.open.values():
             if case.deadline is not None and now > case.deadline + WIDTH_S + _ROUNDING_S:
                 broken("settled at its deadline", f"{case}, {now - case.deadline:.3f} s late")
@@ -165,6 +176,12 @@ class Auditor:
         if ledger.drain_due is not None and now >= ledger.drain_due and ledger.open:
             broken("drained within the budget", f"{len(ledger.open)} requests are open")
         self.kills.check_overdue(now)
+
+    def _has_resumed(self, case: Case) -> bool:
+        """Whether the pause of a case that is to be sent again is over: it is queued, or waits to run alone."""
+        seclusion = self.tables.pools[case.pool].seclusion
+        alone = seclusion is not None and case.request_id in seclusion.waiting
+        return alone or bool(self.tables.requests[case.request_id].state == QUEUED)
 
     def _check_progress(self, peer: bytes, now: float) -> None:
         """What is listed as running is held by its worker, and has begun."""
@@ -198,12 +215,13 @@ class Auditor:
 
     def _check_idle(self, name: str) -> None:
         pool = self.ledger.pools[name]
-        credit = pool.slots + (pool.prefetch or 0)
+        nested = any(case.priority == NESTED and not case.astray for case in self.ledger.queues[name].values())
+        credit = pool.slots + (pool.prefetch or 0) + nested
         for worker in self.tables.workers.values():
             desk = self.ledger.desks[worker.worker_id]
             if worker.reserved or worker.stop_wanted:
                 continue  # it waits for a suspect, or leaves
-            if not takes_more(desk, pool.slots):
+            if not nested and not takes_more(desk, pool.slots):
                 continue
             if desk.pool == name and desk.takes_work and desk.held < credit:
                 broken("no idle worker beside a queue", f"{desk.worker_id} holds {desk.held} of {credit}")

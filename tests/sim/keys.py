@@ -112,6 +112,11 @@ class Keys:
             self._ledger.seen["hurried"] += 1
             self._ledger.hurry(runner, case.priority)
 
+    def runner(self, case: Case) -> Case | None:
+        """Return whose outcome a case that comes now would wait for, None if nobody's."""
+        work = self._running.get(case.name) if case.key else None
+        return work.runner if work is not None else None
+
     def outcome(self, case: Case, now: float) -> Outcome | None:
         """Return what a case that comes now is to be answered; None if nothing is known of its key."""
         known = self.known(case, now)

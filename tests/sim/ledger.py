@@ -17,6 +17,8 @@ WAITING: Final = "waiting"  # for its resend
 FOLLOWING: Final = "following"  # another with its key
 OUT: Final = "out"
 SETTLED: Final = "settled"
+# The class of nested requests, above the high one.
+NESTED: Final = -1
 # A pool, a class, a principal: what waits in one lane is served in order.
 Lane = tuple[str, int, str]
 
@@ -47,13 +49,14 @@ class Case:
     holding it unstarted. told: the last epoch whose worker was asked to give it back or to stop.
     name, digest: of its key, and of what that must stand for. work: what it shares with others of its key. due: the
     outcome that it is to have of them. expired: it was out of time while it was out. blamed: that counted as a failure.
+    parent: the request that it is nested in, 0 for none. depth: how deep. priority: its class, which is NESTED then.
     """
 
     __slots__ = (
         "answered_cancel", "astray", "blamed", "came_at", "cancel", "client_asked", "deadline", "deadline_ms", "deaths",
-        "desk", "digest", "due", "elsewhere", "epoch", "expired", "fingerprint", "flags", "key", "lost_at", "name",
-        "operation", "peer", "pool", "principal", "priority", "rank", "request_id", "resends", "rows", "runs",
-        "sent_at", "state", "told", "work",
+        "depth", "desk", "digest", "due", "elsewhere", "epoch", "expired", "fingerprint", "flags", "key", "lost_at",
+        "name", "operation", "parent", "peer", "pool", "principal", "priority", "rank", "request_id", "resends", "rows",
+        "runs", "sent_at", "state", "told", "work",
     )  # fmt: skip
 
     def __init__(self, message: wire.Request, peer: bytes, principal: str, pool: str, number: int, now: float) -> None:
@@ -89,6 +92,7 @@ class Case:
         self.client_asked = False
         self.answered_cancel = False
         self.told = 0
+        self.parent = self.depth = 0
 
     def go_elsewhere(self, pool: str, operation: str) -> None:
         """Run as another operation, or in another pool, than was asked for."""
@@ -128,13 +132,14 @@ class Desk:
 
     __slots__ = (
         "alone", "attempts", "broken", "dead", "exited", "held", "killed", "killed_at", "last_heard", "launched_at",
-        "page", "paused", "peer", "pool", "programs", "ready", "stopping", "worker_id",
+        "page", "paused", "peer", "pid", "pool", "programs", "ready", "stopping", "worker_id",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, now: float) -> None:
         self.worker_id = worker_id
         self.pool = worker_id.rpartition("-")[0]
         self.peer = b"worker " + worker_id.encode()
+        self.pid = 0
         self.page = [0] * SLOT_WORDS
         self.attempts: dict[int, Case] = {}
         self.alone = 0
@@ -198,10 +203,12 @@ class Ledger:
         self.turns: dict[str, dict[int, int]] = {name: {} for name in self.pools}
         self.emptied: list[Lane] = []  # lanes that had no case for a moment
         self.desks: dict[str, Desk] = {}
+        self.calls: dict[int, set[int]] = {}  # of tools, by epoch, that are out: by number
         self.resumed: set[str] = set()  # workers, by id, where what was paused went on
         self.by_peer: dict[bytes, Desk] = {}
         self.clients: dict[bytes, int] = {}  # connected: client_no
         self.principals: dict[bytes, str] = {}
+        self.pids: dict[bytes, int] = {}
         self.last_id: dict[bytes, int] = {}
         self.client_rows: Counter[bytes] = Counter()
         self.principal_rows: Counter[str] = Counter()
@@ -301,6 +308,7 @@ class Ledger:
 
     def hurry(self, case: Case, priority: int) -> None:
         """A case that waits is of a higher class from now on, the last there."""
+        case.depth = int(priority == NESTED)
         if case.state == QUEUED:
             self._dequeue(case)
             case.priority = priority
@@ -327,7 +335,7 @@ class Ledger:
     def send_out(self, case: Case, desk: Desk, epoch: int, now: float) -> None:
         if case.state == QUEUED:
             self._dequeue(case)
-            if now - case.came_at <= _LONG_S and not case.took_over:
+            if now - case.came_at <= _LONG_S and not (case.took_over or case.astray):
                 self.fresh_at[case.lane] = now
         else:
             self.queued_rows[case.pool] -= case.rows

@@ -23,6 +23,9 @@ _SHARES: Final = {
     ("critical", wire.PRIORITY_LOW): 0.0,
 }
 
+# So many nested rows may wait beyond a queue, or as many as it takes if that is more.
+_RESERVE_ROWS: Final = 1024
+
 
 class Modes:
     """Watches the mode of one history.
@@ -41,7 +44,8 @@ class Modes:
     def room(self, case: Case) -> int:
         """Return how many rows may wait in its pool where a case of its class is let in."""
         share = _SHARES.get((self._tables.modes.mode, case.priority), 1.0)
-        return int(share * self._ledger.pools[case.pool].max_queue)
+        queue = self._ledger.pools[case.pool].max_queue
+        return int(share * queue) + (max(_RESERVE_ROWS, queue) if case.parent else 0)
 
     def ticked(self, now: float) -> None:
         """Check the mode after a tick: at ticks alone the signals are looked at."""

@@ -24,9 +24,12 @@ from pools.core.events import (
     Restart,
     Signalled,
 )
-from tests.sim.asks import POISON, PROGRAM, Ask, draw_ask
+from tests.sim import scenes
+from tests.sim.asks import PROGRAM, Ask, draw_ask
+from tests.sim.families import draw_family
 from tests.sim.noise import pick
-from tests.sim.worker import SIGKILL, Process, Work
+from tests.sim.work import Work
+from tests.sim.worker import SIGKILL, Process
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 CLIENTS: Final = 4
 _MEMORY: Final = (0.5, 0.84, 0.85, 0.87, 0.9, 0.93, 0.99, 0.99)
 _CPU: Final = (0.1, 0.5, 0.75, 0.95, 0.95)
+_REUSES: Final = ("the last id", "an early id", "another's id", "another's parent")
 _CURSES: Final = ("boot failed", "boot failed", "exits", "launch failed", "hangs", "mute")
 
 
@@ -66,12 +70,6 @@ def _draw_submit(random: Random, config: FleetConfig) -> tuple[Any, ...]:
     return _client(random), ask, work
 
 
-def _submit(world: World, number: int, ask: Ask, work: Work) -> None:
-    client = world.client(number)
-    if client is not None:
-        client.submit(ask, work)
-
-
 def _client(random: Random) -> int:
     # Square: the first clients ask most, so that one client's requests queue behind each other.
     return 1 + int(random.random() ** 2 * CLIENTS)
@@ -83,41 +81,11 @@ def _draw_burst(random: Random, config: FleetConfig) -> tuple[Any, ...]:
 
 def _burst(world: World, count: int, *request: Any) -> None:
     for _ in range(count):
-        _submit(world, *request)
-
-
-def _jam(world: World, count: int) -> None:
-    for _ in range(count):
-        _submit(world, 1, Ask("slow"), Work(0.1, "hang"))
-
-
-def _plague(world: World, count: int, after_s: float) -> None:
-    for _ in range(count):
-        _submit(world, 2, Ask("slow", payload=POISON), Work(after_s, "crash"))
-    _submit(world, 2, Ask("slow"), Work(0.2))
-
-
-def _chorus(world: World, count: int, run_s: float, ending: str, deadline_ms: float | None) -> None:
-    for n in range(count):
-        ask = Ask("slow", key="k", payload=b"a", deadline_ms=None if n else deadline_ms)
-        _submit(world, 4 if n % 2 else 1, ask, Work(run_s, "ok" if n else ending))
-
-
-def _hurry(world: World, count: int, run_s: float) -> None:
-    for _ in range(count):
-        _submit(world, 3, Ask("slow"), Work(run_s))
-    for priority in (wire.PRIORITY_LOW, wire.PRIORITY_HIGH):
-        _submit(world, 1, Ask("slow", key="l", payload=b"a", priority=priority), Work(run_s))
-
-
-def _siege(world: World, count: int) -> None:
-    for priority in (wire.PRIORITY_NORMAL, wire.PRIORITY_LOW):
-        for _ in range(count):
-            _submit(world, 3, Ask("slow", priority=priority), Work(0.1, "hang"))
+        scenes.submit(world, *request)
 
 
 def _doze(world: World, for_s: float) -> None:
-    _submit(world, 1, Ask("slow", deadline_ms=40.0), Work(0.1, "late"))
+    scenes.submit(world, 1, Ask("slow", deadline_ms=40.0), Work(0.1, "late"))
     world.clock.after(0.07, _stall, world, for_s)
 
 
@@ -127,19 +95,13 @@ def _draw_crowd(random: Random, config: FleetConfig) -> tuple[Any, ...]:
 
 def _crowd(world: World, count: int, *request: Any) -> None:
     for number in range(CLIENTS + 1, CLIENTS + 1 + count):
-        _submit(world, number, *request)
+        scenes.submit(world, number, *request)
 
 
 def _slow(world: World, number: int, base_s: float) -> None:
     client = world.client(number)
     if client is not None:
         client.down.slow_down(base_s)
-
-
-def _cancel(world: World, number: int, which: int, force: bool) -> None:
-    client = world.client(number)
-    if client is not None:
-        client.cancel(which, force=force)
 
 
 def _reuse(world: World, number: int, how: str) -> None:
@@ -150,6 +112,8 @@ def _reuse(world: World, number: int, how: str) -> None:
         client.submit_as(client.asked[-1])
     elif how == "an early id":
         client.submit_as(wire.request_id_base(number))
+    elif how == "another's parent":
+        client.submit(Ask("slow"), Work(), max(world.ledger.cases, default=1))
     else:
         client.submit_as(wire.request_id_base(number + 1) + 1)
 
@@ -267,21 +231,30 @@ def _drain(world: World, budget_s: float) -> None:
 
 
 MOVES: Final[dict[str, MoveKind]] = {
-    "submit": MoveKind(100, _draw_submit, _submit, "client {0}: {1}, {2}"),
+    "submit": MoveKind(100, _draw_submit, scenes.submit, "client {0}: {1}, {2}"),
     "burst": MoveKind(10, _draw_burst, _burst, "{0} times client {1}: {2}, {3}"),
     "crowd": MoveKind(2, _draw_crowd, _crowd, "{0} more clients: {1}, {2}"),
+    "family": MoveKind(
+        8,
+        lambda random, config: (_client(random), *draw_family(random, config)),
+        scenes.submit,
+        "client {0}: {1}, {2}",
+    ),
     "slow": MoveKind(
         2, lambda random, _: (_client(random), pick(random, (0.05, 1.0))), _slow, "client {0} reads {1} s late"
     ),
     "cancel": MoveKind(
         25,
         lambda random, _: (_client(random), int(random.random() * 4), random.random() < 0.4),
-        _cancel,
+        scenes.cancel,
         "client {0}: its latest but {1}, force={2}",
     ),
     "reuse": MoveKind(
         2,
-        lambda random, _: (_client(random), pick(random, ("the last id", "an early id", "another's id"))),
+        lambda random, _: (
+            _client(random),
+            pick(random, _REUSES),
+        ),
         _reuse,
         "client {0} uses {1}",
     ),
@@ -351,12 +324,12 @@ MOVES: Final[dict[str, MoveKind]] = {
     "cpu": MoveKind(3, lambda random, _: (pick(random, _CPU),), _read_cpu, "{0} of the processors is used"),
     "leak": MoveKind(2, lambda random, config: (_place(random, config),), _on_process(_leak), "{0} takes 64 MiB"),
     "jam": MoveKind(
-        2, lambda random, _: (2 + int(random.random() * 8),), _jam, "client 1 sends {0} requests that hang"
+        2, lambda random, _: (2 + int(random.random() * 8),), scenes.jam, "client 1 sends {0} requests that hang"
     ),
     "plague": MoveKind(
         3,
         lambda random, _: (2 + int(random.random() * 5), pick(random, (0.002, 0.1))),
-        _plague,
+        scenes.plague,
         "client 2 sends {0} requests that kill, after {1} s, and one that does not",
     ),
     "chorus": MoveKind(
@@ -367,19 +340,26 @@ MOVES: Final[dict[str, MoveKind]] = {
             pick(random, ("ok", "ok", "deaf")),
             pick(random, (None, 40.0)),
         ),
-        _chorus,
+        scenes.chorus,
         "clients 1 and 4 send {0} requests with one key, {1} s of work, the first ends {2}, deadline_ms={3}",
+    ),
+    "legacy": MoveKind(
+        2,
+        lambda random, _: (int(random.random() * 3), pick(random, (0.01, 0.05, 0.1)), pick(random, (0.03, 0.2))),
+        scenes.legacy,
+        "clients 1 and 4 send one request with one key, which asks for {0} others; client 1 cancels it after {1} s, "
+        "{2} s of work",
     ),
     "hurry": MoveKind(
         2,
         lambda random, _: (6 + int(random.random() * 6), pick(random, (0.03, 0.2))),
-        _hurry,
+        scenes.hurry,
         "client 3 sends {0} requests, {1} s of work, client 1 one of low priority, and the same of high priority",
     ),
     "siege": MoveKind(
         4,
         lambda random, _: (2 + int(random.random() * 4),),
-        _siege,
+        scenes.siege,
         "client 3 sends {0} requests that hang, and as many of low priority",
     ),
     "deploy": MoveKind(3, lambda random, config: (pick(random, config.pools).name,), _deploy, "program qa to pool {0}"),

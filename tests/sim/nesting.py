@@ -64,11 +64,18 @@ class Nesting:
         is_wanted = case is not None and (_goes_on(case) if case.state == SETTLED else case.peer in clients)
         self._step.must_fence = 0 if is_wanted else 1
 
+    def answered(self, message: wire.ToolReply, peer: bytes, now: float) -> None:
+        """Take in that a tool has answered."""
+        case = self._ledger.open.get(message.request_id)
+        if case is not None and case.peer == peer and case.epoch == message.epoch:
+            self._ledger.calls.get(message.epoch, set()).discard(message.number)
+
     def to_client(self, peer: bytes, message: wire.ToolCall) -> None:
         """Check a call that is passed on: to the caller, for a live attempt."""
         case = self._ledger.open.get(message.request_id)
         if case is None or case.peer != peer or case.epoch != message.epoch or peer not in self._ledger.clients:
             broken("tool calls of live attempts", f"of request {label(message.request_id)} to {peer!r}")
+        self._ledger.calls.setdefault(message.epoch, set()).add(message.number)
         self._ledger.seen["tool called"] += 1
 
     def to_worker(self, desk: Desk, message: wire.ToolReply) -> None:
@@ -78,13 +85,33 @@ class Nesting:
             broken("tools answer live attempts", f"{label(message.request_id)} at {desk.worker_id}")
         if message.status == wire.ERROR:
             is_known = error_code(message.payload or b"") == CANCELLED
-            if not is_known or case.state != SETTLED or not _goes_on(case):
+            if not is_known or not _is_left(case):
                 broken("a caller that is there answers", f"{case} at {desk.worker_id}")
             self._ledger.seen["tool without a caller"] += 1
         elif type(self._step.event) is not wire.ToolReply or case.state == SETTLED:
             broken("tools answer live attempts", f"{case} at {desk.worker_id}")
         else:
             self._ledger.seen["tool answered"] += 1
+
+    def credited(self, desk: Desk, message: wire.Credit) -> None:
+        """Check that credit is the caller's own, or, where it is gone, without end."""
+        case = desk.attempts.get(message.epoch)
+        if case is None or case.request_id != message.request_id:
+            broken("credit is a live attempt's", f"{label(message.request_id)} at {desk.worker_id}")
+        event = self._step.event
+        if message.events == wire.UNREAD_EVENTS:
+            if not _is_left(case):
+                broken("a caller that is there reads", f"{case} at {desk.worker_id}")
+            self._ledger.seen["credit without a caller"] += 1
+        elif type(event) is not wire.Credit or event.request_id != case.request_id or case.state == SETTLED:
+            broken("credit is the caller's", f"{case} at {desk.worker_id}")
+        else:
+            self._ledger.seen["credit passed on"] += 1
+
+
+def _is_left(case: Case) -> bool:
+    """Whether the caller of an attempt is gone, while others wait for it, or did a moment ago."""
+    return case.state == SETTLED and case.work is not None and case.work.runner is case
 
 
 def _goes_on(case: Any) -> bool:

@@ -1,9 +1,9 @@
 """What must hold of the order in which a queue is served: within a lane by arrival, between classes and principals.
 
-A lane is a class and a principal. What a worker gave back, or held unstarted as it died, goes first in its lane. A
-higher class goes before a lower one, but for one step in eight that goes by age, where a class counts as so much
-younger. The principals of a class share its rows: none is passed by another for more than two turns, and a turn is the
-largest message.
+A lane is a class and a principal; nested requests are a class that goes before all others each time. What a worker gave
+back, or held unstarted as it died, goes first in its lane. A higher class goes before a lower one, but for one step in
+eight that goes by age, where a class counts as so much younger. The principals of a class share its rows: none is
+passed by another for more than two turns, and a turn is the largest message.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from bridge.protocol import messages as wire
-from tests.sim.ledger import Case, Lane, Ledger
+from tests.sim.ledger import NESTED, Case, Lane, Ledger
 from tests.sim.step import broken
 
 # A class is served by age as if its requests had come so much later.
@@ -38,15 +38,16 @@ class Order:
     def check(self, case: Case, *, new: bool) -> None:
         """Check a case that is about to be dispatched. new: it has just been accepted."""
         ledger = self._ledger
-        self._steps[case.pool] += 1
+        self._steps[case.pool] += case.priority != NESTED
         if ledger.emptied:
             for lane in ledger.emptied:
                 self._passed.pop(lane, None)
             ledger.emptied.clear()
+        self._passed.pop(case.lane, None)
         waiting = ledger.queues[case.pool]
         if len(waiting) == 1 or case.astray or case.resends:
             return
-        if new and case.priority != wire.PRIORITY_HIGH:
+        if new and case.priority > wire.PRIORITY_HIGH:
             first = next(other for other in waiting.values() if other is not case)
             if not first.astray:
                 broken("first come, first served", f"{case} was dispatched before {first}")
@@ -70,7 +71,7 @@ class Order:
         first = min(heads, key=lambda head: head.priority)
         if case.priority == first.priority:
             return
-        if self._steps[case.pool] <= BY_CLASS:
+        if first.priority == NESTED or self._steps[case.pool] <= BY_CLASS:
             broken("higher classes first", f"{case} was dispatched before {first}")
         self._steps[case.pool] = 0
         own = case.came_at + LATER_S[case.priority]
@@ -81,7 +82,6 @@ class Order:
 
     def _check_share(self, case: Case, heads: dict[Lane, Case]) -> None:
         turn = self._ledger.turns[case.pool].get(case.priority, 1)
-        self._passed.pop(case.lane, None)
         for lane, head in heads.items():
             if head.priority == case.priority and head.principal != case.principal:
                 passed = self._passed.setdefault(lane, Counter())

@@ -13,6 +13,7 @@ from tests.sim.circuits import Circuits
 from tests.sim.hearing import DEATHS
 from tests.sim.keys import Keys
 from tests.sim.kills import Kills
+from tests.sim.kinship import Kinship
 from tests.sim.ledger import OUT, QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
 from tests.sim.nesting import Nesting
 from tests.sim.step import Step, broken
@@ -44,6 +45,7 @@ class Outcomes:
         suspects: Suspects,
         kills: Kills,
         nesting: Nesting,
+        kinship: Kinship,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -54,6 +56,7 @@ class Outcomes:
         self._suspects = suspects
         self._kills = kills
         self._nesting = nesting
+        self._kinship = kinship
         self.tables = tables
 
     def to_client(self, peer: bytes, message: Any, now: float) -> None:
@@ -100,6 +103,7 @@ class Outcomes:
         self._circuits.settled(case)
         self.ledger.settle(case)
         self._keys.settled(case, reply, now, was_shed=case is self.step.shed)
+        self._kinship.settled(case)
         if case.client_asked:
             self.step.must_answer.append(case)
 
@@ -156,9 +160,10 @@ class Outcomes:
         due = self.ledger.drain_due
         if due is not None and now >= due - _EPSILON_S and type(self.step.event) is Tick:
             return ""
+        is_orphan = self._kinship.heed(case)
         if not case.cancel:
             return "nobody asked for it"
-        was_killed = case.request_id in self.step.lost and desk_of(case).killed
+        was_killed = case.request_id in self.step.lost and (desk_of(case).killed or is_orphan)
         if case.state == OUT and not case.shares_its_run and not was_killed:
             return "its attempt lives"
         return ""
@@ -265,6 +270,7 @@ class Outcomes:
     def _check_cancel_reply(self, peer: bytes, message: wire.CancelReply) -> None:
         self.ledger.seen[f"cancelled {message.stage}/{message.how}"] += 1
         case = self.ledger.cases.get(message.request_id)
+        is_orphan = case is not None and self._kinship.heed(case)
         if message.how == "none":
             if case is not None:
                 case.answered_cancel = True
@@ -273,9 +279,14 @@ class Outcomes:
             broken("cancellations answered once", f"{case or label(message.request_id)}: {message.stage}/{message.how}")
         if message.how == "dequeued" and case.runs:
             broken("dequeued means not run", repr(case))
-        if message.how == "killed" and not case.resends and not desk_of(case).killed:
+        is_lost = is_orphan and self._is_lost(case)
+        if message.how == "killed" and not case.resends and not is_lost and not desk_of(case).killed:
             broken("killed means killed", repr(case))
         case.answered_cancel = True
+
+    def _is_lost(self, case: Case) -> bool:
+        """Whether a case's attempt, or the one that it inherits, has just been lost."""
+        return case.request_id in self.step.lost or any(case is heir for heir, _ in self.step.heirs)
 
     def control(self, request: wire.Request) -> None:
         """The shell answers a request itself: it is none of the fleet's."""

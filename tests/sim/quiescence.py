@@ -160,7 +160,7 @@ def stop(world: World) -> None:
 
 def check_answers(world: World) -> None:
     """Every client that stayed has read exactly one answer to each request it sent properly."""
-    limit = world.clock.now + 2.0
+    limit = world.clock.now + _ARRIVES_S
     world.run(lambda: world.clock.now >= limit or not _unread(world))
     for request_id in _unread(world):
         raise Broken("one outcome", f"nobody answered request {label(request_id)}")

@@ -49,6 +49,7 @@ class Shell:
         self.next_death: float | None = None
         self.still_until = 0.0
         self._missed: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self._lost: set[bytes] = set()
         self.steps = 0
 
     def start(self) -> None:
@@ -167,7 +168,9 @@ class Shell:
         kind = type(message)
         if kind is wire.Hello:
             client = self._world.clients[peer]
-            self.step(ClientConnected(client.number, client.principal), peer)
+            self.step(ClientConnected(client.number, client.principal, client.pid), peer)
+            if peer in self._lost:
+                self._clock.after(0.0, self.lost_client, peer)
         elif kind is wire.Bye:
             self._gone(peer)
         else:
@@ -178,6 +181,7 @@ class Shell:
         self.look(self._gone, peer)
 
     def _gone(self, peer: bytes) -> None:
+        self._lost.add(peer)  # one that nobody knows yet is found dead as soon as its Hello is heard
         self.step(ClientGone(), peer)
 
     # --- workers ------------------------------------------------------------------------------------

@@ -21,12 +21,12 @@ class Step:
     must_answer: the cases that must get their outcome, whose worker must be asked to stop or to give back, whose
     cancellation must be answered. must_be_open: those that a breaker refused. must_fence: rows that come too late.
     asking: the request that the event brings, until the fleet has taken or refused it. pushed_out: those that make room
-    for it. shed: what was given up for its age last.
+    for it. must_end: nested ones that must be settled, or told to stop. shed: what was given up for its age last.
     """
 
     __slots__ = (
         "asking", "bad_id", "event", "heard", "heirs", "invalid", "lost", "may_wait", "must_answer", "must_be_open",
-        "must_fence", "must_settle",        "must_tell", "number", "pushed_out", "shed",
+        "must_end", "must_fence", "must_settle", "must_tell", "number", "pushed_out", "shed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -39,6 +39,7 @@ class Step:
         self.must_tell: list[Case] = []
         self.must_answer: list[Case] = []
         self.must_fence = 0
+        self.must_end: list[Case] = []
         self.must_be_open: list[Case] = []
         self.pushed_out: list[Case] = []
         self.shed: Case | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.protocol import messages as wire
 from bridge.protocol.errors import BridgeError, encode_error
 from pools.core.events import Exited, ExitReason, Signalled
+from tests.sim.families import Insider, children_of, goes_astray
 from tests.sim.ledger import Desk
 from tests.sim.nesting import waits_of
 from tests.sim.network import Link
@@ -21,25 +21,14 @@ if TYPE_CHECKING:
 BEAT_S: Final = 2.0
 SIGKILL: Final = 9
 SIGSEGV: Final = 11
+_TOOL: Final = "tool"
+_CREDIT: Final = "credit"
+# A dead process's connections are noticed by then.
+_NOTICED_S: Final = 0.05
 _CANCELLED: Final = encode_error(BridgeError("CANCELLED", "the attempt was cancelled"))
 _EXPIRED: Final = encode_error(BridgeError("DEADLINE_EXCEEDED", "expired in the worker", details={"stage": "queued"}))
 _FAILED: Final = encode_error(BridgeError("REMOTE_ERROR", "the program raised"))
 _NO_BOOT: Final = encode_error(BridgeError("REMOTE_ERROR", "no module named x", details={"remote_traceback": "root"}))
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a request does once it runs: for how long, and how it ends.
-
-    ending: ok | error | hang (until asked to stop) | deaf (whatever it is asked) | late (ok,
-    whatever it is asked) | crash (the process dies without a
-    word) | last words (it replies and dies at once) | twice (it replies two times).
-    """
-
-    run_s: float = 0.001
-    ending: str = "ok"
-    inline: bool = False
-    events: bool = False
 
 
 class Process:
@@ -61,6 +50,14 @@ class Process:
         self._booted = False
         self._waiting: dict[int, wire.Request] = {}
         self._paused: set[int] = set()
+        self.pid = 0
+        self._insiders: dict[str, Insider] = {}
+        # What an attempt waits for, by its epoch: children by id, a tool, credit. Whose child each is. How those are to
+        # end that have nothing else to do.
+        self._awaits: dict[int, set[int | str]] = {}
+        self._parents: dict[int, int] = {}
+        self._done: dict[int, str] = {}
+        self._alone: set[int] = set()  # those that wait for nobody: asked to stop, or left by their callers
         self._running: dict[int, wire.Request] = {}
         self._began: dict[int, float] = {}
         self._rss_bytes = 1 << 20
@@ -85,9 +82,10 @@ class Process:
 
     # --- the life -----------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, pid: int) -> None:
         """The process exists."""
         self.alive = True
+        self.pid = pid
         if self._boot != "mute":
             self._later(0.01 * self._noise.next(), self._hello)
 
@@ -134,6 +132,8 @@ class Process:
         self.alive = False
         if silently:
             self.up.cut = True
+        for insider in self._insiders.values():
+            insider.leave("muted" if silently else "dead", _NOTICED_S * self._noise.next())
         self._world.launcher.ended(self, reason, self._noise)
 
     def thaw(self) -> None:
@@ -164,6 +164,10 @@ class Process:
             self._recall(message)  # type: ignore[arg-type]
         elif kind is wire.Cancel:
             self._cancel(message)  # type: ignore[arg-type]
+        elif kind is wire.ToolReply:
+            self._has(message.epoch, _TOOL)  # type: ignore[attr-defined]
+        elif kind is wire.Credit:
+            self._take_credit(message)  # type: ignore[arg-type]
         elif kind is wire.Stop:
             self._stop()
 
@@ -187,12 +191,65 @@ class Process:
             self._began[request.epoch] = self._clock.now
             self._ledger.ran(self.desk, request)
             work = self._world.works[request.request_id]
-            for delay_s, act in waits_of(self._world.seed, request.epoch, work.run_s):
-                self._later(delay_s, self._wait, request, act)
+            children = work.children or children_of(self._world.seed, request.epoch)
+            if children:
+                self._later(work.run_s * 0.3, self._ask, request, children, work.waits)
+            else:
+                for delay_s, act in waits_of(self._world.seed, request.epoch, work.run_s):
+                    self._later(delay_s, self._wait, request, act)
             if work.events:
                 self._later(work.run_s / 2, self._progress, request)
             if work.ending not in ("hang", "deaf") or self._world.is_calm:
                 self._later(work.run_s, self._finish, request, work.ending)
+
+    def _ask(self, request: wire.Request, children: tuple[tuple[Any, Any], ...], waits: bool) -> None:
+        """Ask for what the program of an attempt asks for; if it waits for that, lend its slot out."""
+        epoch, parent_id = request.epoch, request.request_id
+        if epoch not in self._running:
+            return
+        insider = self._insiders.get(request.principal)
+        if insider is None:
+            insider = self._world.insider(self.desk.worker_id, request.principal, self.pid, self._has_answer)
+            self._insiders[request.principal] = insider
+        if goes_astray(self._world.seed, epoch):
+            parent_id = max(self._ledger.cases)
+        asked = [insider.submit(ask, work, parent_id) for ask, work in children]
+        if waits:
+            self._awaits.setdefault(epoch, set()).update(asked)
+            self._parents.update(dict.fromkeys(asked, epoch))
+            self._wait(request, "pause")
+
+    def _has_answer(self, request_id: int) -> None:
+        self.do(self._answered, request_id)
+
+    def _answered(self, request_id: int) -> None:
+        """A child has its answer: with the last one its parent goes on."""
+        epoch = self._parents.pop(request_id, 0)
+        if epoch not in self._running:
+            return
+        if epoch not in self._parents.values():
+            self._wait(self._running[epoch], "resume")
+        self._has(epoch, request_id)
+
+    def _await(self, epoch: int, what: str) -> None:
+        """Have an attempt wait for something, unless nobody is there for it."""
+        if epoch not in self._alone:
+            self._awaits.setdefault(epoch, set()).add(what)
+
+    def _has(self, epoch: int, *what: int | str) -> None:
+        """An attempt has something that it waited for: with the last of it, it goes on."""
+        awaits = self._awaits.get(epoch)
+        if awaits is None:
+            return
+        has_tool = _TOOL in what and _TOOL in awaits
+        awaits.difference_update(what)
+        if has_tool:
+            self._wait(self._running[epoch], "resume")
+        if awaits:
+            return
+        del self._awaits[epoch]
+        if epoch in self._done:
+            self._later(0.001 * self._noise.next(), self._finish, self._running[epoch], self._done.pop(epoch))
 
     def _wait(self, request: wire.Request, act: str) -> None:
         """Lend the slot of what runs out, take it back, or ask its caller."""
@@ -201,17 +258,23 @@ class Process:
             return
         if act == "call":
             self.up.send(wire.ToolCall(request_id=request_id, epoch=epoch, name="tool", number=1))
+            self._await(epoch, _TOOL)
+            if epoch in self._awaits and epoch not in self._paused:
+                self._wait(request, "pause")
         elif act == "pause":
             self._paused.add(epoch)
             self.up.send(wire.Pause(request_id=request_id, epoch=epoch))
             self._start_next()
-        else:
+        elif _TOOL not in self._awaits.get(epoch, ()):
             self._paused.discard(epoch)
             self.up.send(wire.Resume(request_id=request_id, epoch=epoch))
 
     def _progress(self, request: wire.Request) -> None:
+        """Say something; where there is room for no more, wait until that is read."""
         if request.epoch in self._running:
             self.up.send(wire.Event(request_id=request.request_id, epoch=request.epoch, kind="step", sequence=1))
+            if request.event_window:
+                self._await(request.epoch, _CREDIT)
 
     def _finish(self, request: wire.Request, ending: str) -> None:
         if request.epoch not in self._running:
@@ -219,6 +282,11 @@ class Process:
         if ending == "crash":
             self.die(Signalled(SIGSEGV))
             return
+        if request.epoch in self._awaits and ending != "cancelled":
+            self._done[request.epoch] = ending
+            return
+        self._awaits.pop(request.epoch, None)
+        self._done.pop(request.epoch, None)
         del self._running[request.epoch], self._began[request.epoch]
         self._paused.discard(request.epoch)
         if ending == "error":
@@ -257,6 +325,14 @@ class Process:
         request = self._running.get(message.epoch)
         if request is not None and self._world.works[request.request_id].ending not in ("deaf", "late"):
             self._later(0.004 * self._noise.next(), self._finish, request, "cancelled")
+        else:
+            self._alone.add(message.epoch)
+            self._has(message.epoch, _TOOL, _CREDIT)
+
+    def _take_credit(self, message: wire.Credit) -> None:
+        if message.events == wire.UNREAD_EVENTS:
+            self._alone.add(message.epoch)
+        self._has(message.epoch, _CREDIT)
 
     def _stop(self) -> None:
         self._stopping = True

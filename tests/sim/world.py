@@ -10,6 +10,7 @@ from pools.core.events import CpuRead, MemoryRead
 from pools.core.fleet import Fleet
 from tests.sim.client import Client
 from tests.sim.clock import Clock
+from tests.sim.families import INSIDERS_FROM, Insider
 from tests.sim.invariants import Auditor
 from tests.sim.launcher import Launcher
 from tests.sim.ledger import Broken, Ledger
@@ -18,7 +19,8 @@ from tests.sim.noise import Noise
 from tests.sim.schedule import Schedule
 from tests.sim.shell import Shell
 from tests.sim.story import Story
-from tests.sim.worker import Process, Work
+from tests.sim.work import Work
+from tests.sim.worker import Process
 
 # A clock that starts at zero would make "never" and "at once" look the same.
 START_S: Final = 1000.0
@@ -43,6 +45,7 @@ class World:
         self.works: dict[int, Work] = {}
         self.launcher = Launcher(self)
         self._is_calm = False
+        self._insiders = 0
         self.fleet = Fleet(
             schedule.config,
             lms=frozenset(("default",)),
@@ -74,6 +77,13 @@ class World:
         if client is None:
             client = self.clients[peer] = Client(self, number)
         return None if client.gone else client
+
+    def insider(self, name: str, principal: str, pid: int, read: Callable[[int], None]) -> Insider:
+        """Connect a worker's process for a principal. name: the worker's. read(id) is called for each answer."""
+        self._insiders += 1
+        insider = Insider(self, INSIDERS_FROM + self._insiders, name, principal, pid, read)
+        self.clients[insider.peer] = insider
+        return insider
 
     def process_at(self, place: str) -> Process | None:
         """Return the latest process of a place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -22,9 +23,11 @@ from bridge.protocol.worker_spec import WorkerSpec
 from bridge.worker.attempt import Runner
 from bridge.worker.batch_limit import BatchLimit, is_out_of_memory, size_of
 from bridge.worker.batch_members import Member, cut, take_batch
-from bridge.worker.batching import BatchCall, miscounted
-from bridge.worker.call import Call, CallStopped
+from bridge.worker.batching import BatchCall, miscounted, shares
+from bridge.worker.call import Call, CallStopped, current_call
 from bridge.worker.executor import Executor
+from bridge.worker.lending import Attempt
+from bridge.worker.parent import current_parent
 from bridge.worker.slots import PAGE_BYTES, StartedSlots
 from tests.support.waiting import wait_until
 
@@ -191,6 +194,17 @@ def test_the_first_waits_for_others_no_longer_than_max_wait_ms(make: Make) -> No
     assert worker.double.batches == [[0, 1, 2]]  # full, so it did not wait; one alone:
     lone = make(max_wait_ms=20.0)
     assert lone.value(lone.send([5])) == [10]
+
+
+def test_a_thread_that_has_led_keeps_nobody(make: Make) -> None:
+    worker = make()
+    request = worker.send([1])
+    assert worker.value(request) == [2]
+
+    def is_kept() -> bool:
+        return any(type(one) is Attempt and one.request is request for one in gc.get_objects())
+
+    wait_until(lambda: not is_kept(), WAIT_S, "nobody to hold the attempt")
 
 
 def test_a_bad_item_fails_alone(make: Make) -> None:
@@ -404,6 +418,44 @@ def test_a_batch_goes_on_as_long_as_anybody_in_it_may() -> None:
         batch.step()
     assert BatchCall("d", [Call(1, 1, "d", deadline=5.0), Call(2, 2, "d", deadline=7.0)]).deadline == 7.0
     assert BatchCall("d", [Call(1, 1, "d", deadline=5.0), Call(2, 2, "d")]).deadline is None
+
+
+def test_who_waits_in_a_batch_is_told_when_the_last_in_it_must_stop() -> None:
+    calls = [Call(n, n, "double") for n in range(2)]
+    with BatchCall("double", [*calls, calls[0]]) as batch:
+        calls[0].cancel()
+        assert not batch.cancelled.is_set()
+        calls[1].cancel()
+        assert batch.cancelled.is_set()
+
+
+def test_a_batch_asks_in_nobodys_name(make: Make) -> None:
+    def run(items: list[Any]) -> list[Any]:
+        current_parent()
+        return items
+
+    worker = make(run)
+    error = worker.error(worker.send([1]))
+    assert error.code == "INVALID_REQUEST"
+    assert "serves many callers at once: it cannot ask in one caller's name" in error.message
+    with pytest.raises(BridgeError, match="serves many callers at once"):
+        BatchCall("double", [Call(1, 1, "double")]).post(Reply(request_id=1))
+
+
+def test_what_a_batch_used_is_its_members_by_their_items(make: Make) -> None:
+    def run(items: list[Any]) -> list[Any]:
+        call = current_call.get()
+        assert call is not None
+        call.used(lm_calls=1, tokens=10, cost_usd=0.4)
+        return items
+
+    worker = make(run)
+    first = worker.hold([0])
+    few, many = worker.send([1]), worker.send([1, 2, 3])
+    worker.double.gate.set()
+    used = [(r.lm_calls, r.tokens, r.cost_usd) for r in map(worker.reply, (first, few, many))]
+    assert used == [(1, 10, 0.4), (0, 3, pytest.approx(0.1)), (1, 7, pytest.approx(0.3))]
+    assert shares(7, [1, 1, 1]) == [3, 2, 2]
 
 
 def test_run_ms_is_ones_share_of_the_batches(make: Make) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bridge.protocol.errors import CANCELLED, SLOW_CONSUMER, BridgeError
-from bridge.protocol.messages import Event, Message, Request
+from bridge.protocol.messages import UNREAD_EVENTS, Event, Message, Request
 from bridge.protocol.values import decode_value
 from bridge.worker.call import Call, CallStopped
 from bridge.worker.emitter import _AHEAD_CHARS, EVENT_BACKLOG, Emitter, WindowedEmitter, emitter
@@ -159,6 +159,18 @@ def test_a_cancelled_call_waits_no_longer(on_loop: bool) -> None:
     timer.join()
     assert caught.value.error.code == CANCELLED
     assert time.monotonic() - began_s < 5
+
+
+def test_a_stream_that_nobody_reads_any_more_is_waited_for_no_longer() -> None:
+    sent = Sent(1, slow_s=5.0)
+    sent.token("x")
+    sent.token("y" * (_AHEAD_CHARS + 1))
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(sent.call.emit, "number", {})
+        sent.emitter.grant(UNREAD_EVENTS)
+        waiting.result(2.0)
+        asyncio.run(sent.call.flush())
+    assert [one["text"] for one in sent.fields] == ["x"]
 
 
 def test_nothing_is_sent_after_the_end() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from bridge.worker.attempt import Runner
 from bridge.worker.call import Call
 from bridge.worker.executor import Executor
 from bridge.worker.operations import Asynchronous
+from bridge.worker.program_loop import on_thread
 from bridge.worker.slots import PAGE_BYTES, StartedSlots
 from tests.support.operations import SPEC
 from tests.support.waiting import wait_until
@@ -54,7 +56,8 @@ class Bodies:
         return self.functions[args](call)
 
     async def _run_async(self, args: Any, call: Call) -> Any:
-        return await self.functions[args](call)
+        function = self.functions[args]
+        return await (function(call) if self.operation.is_async(args) else on_thread(partial(function, call)))
 
 
 class Bench:
@@ -68,7 +71,8 @@ class Bench:
         self._epoch = 0
         fd = os.memfd_create("slots")
         os.ftruncate(fd, PAGE_BYTES)
-        self.executor.start(Runner(self.bodies, SPEC, StartedSlots(fd)))  # type: ignore[arg-type]
+        self.runner = Runner(self.bodies, SPEC, StartedSlots(fd))  # type: ignore[arg-type]
+        self.executor.start(self.runner)
         os.close(fd)
 
     def submit(self, *names: str, deadline_ms: float | None = None) -> int:
@@ -187,6 +191,45 @@ def test_rows_of_an_asynchronous_operation_run_one_after_the_other(make: Callabl
     assert decode_value(fourth[1]) not in ("programs", "executor[0]", "executor[1]")  # a thread that the loop waits for
 
 
+def test_an_attempt_is_marked_as_started_before_its_operation_is_asked_where_it_runs(
+    make: Callable[[int], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(1)
+    seen: list[object] = []
+
+    def is_async(args: Any) -> bool:
+        seen.append("asked")
+        return False
+
+    monkeypatch.setattr(bench.runner, "mark", seen.append)
+    monkeypatch.setattr(bench.bodies.operation, "is_async", is_async)
+    bench.bodies.functions = {"sync": lambda call: None}
+    epoch = bench.submit("sync")
+    assert bench.next_reply().status == OK
+    assert seen[:2] == [epoch, "asked"]
+
+
+def test_rows_on_the_loop_are_not_asked_there_where_they_run(
+    make: Callable[[int], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To be asked, a module may have to be built, which imports what its options name."""
+    bench = make(1)
+    asked_on: list[str] = []
+
+    def is_async(args: Any) -> bool:
+        asked_on.append(threading.current_thread().name)
+        return True
+
+    async def fine(call: Call) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(bench.bodies.operation, "is_async", is_async)
+    monkeypatch.setattr(bench.bodies.operation, "run_async", lambda args, call: fine(call))
+    bench.submit("async", "async")
+    assert [status for status, _ in unpack_outcomes(bench.next_reply().payload or b"")] == [OK, OK]
+    assert asked_on == ["executor[0]"]
+
+
 def test_what_a_task_raises_ends_its_call_alone(make: Callable[[int], Bench]) -> None:
     bench = make(2)
 
@@ -205,6 +248,20 @@ def test_what_a_task_raises_ends_its_call_alone(make: Callable[[int], Bench]) ->
         bench.submit(name)
         assert error_of(bench.next_reply()).details["type"] == "SystemExit"
         bench.submit("a fine")
+        assert bench.next_reply().status == OK
+
+
+def test_who_stops_the_loop_ends_nobody(make: Callable[[int], Bench]) -> None:
+    bench = make(2)
+
+    async def stops(call: Call) -> str:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0)
+        return "went on"
+
+    bench.bodies.functions = {"a stops": stops}
+    for _ in range(2):
+        bench.submit("a stops")
         assert bench.next_reply().status == OK
 
 
@@ -263,6 +320,35 @@ def test_what_a_program_leaves_on_the_loop_ends_with_it(make: Callable[[int], Be
     assert ended.get(timeout=WAIT_S) == "cancelled"
     bench.submit("a stays")
     assert bench.next_reply().status == OK
+
+
+def test_a_task_left_behind_that_waits_for_a_thread_is_cancelled(make: Callable[[int], Bench]) -> None:
+    bench = make(1)
+    begun, go_on, ended = threading.Event(), threading.Event(), SimpleQueue[type[BaseException]]()
+    kept: list[Any] = []
+
+    def blocks() -> None:
+        begun.set()
+        go_on.wait(WAIT_S)
+
+    async def waits() -> None:
+        try:
+            await on_thread(blocks)
+        except BaseException as exc:
+            ended.put(type(exc))
+            raise
+
+    async def leaves(call: Call) -> str:
+        kept.append(asyncio.create_task(waits()))
+        while not begun.is_set():  # noqa: ASYNC110 - it is set on a thread
+            await asyncio.sleep(0.001)
+        return "done"
+
+    bench.bodies.functions = {"a": leaves}
+    bench.submit("a")
+    assert bench.next_reply().status == OK
+    assert ended.get(timeout=WAIT_S) is asyncio.CancelledError
+    go_on.set()
 
 
 def test_a_task_that_cancels_itself_is_an_error_of_the_program(make: Callable[[int], Bench]) -> None:

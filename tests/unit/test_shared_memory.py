@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bridge import shared_memory
-from bridge.protocol.errors import BridgeError
-from bridge.shared_memory import Lent, Segments, behind, sample
+from bridge.protocol.errors import INVALID_REQUEST, BridgeError
+from bridge.protocol.messages import CLIENT_SHIFT, Request
+from bridge.shared_memory import Lendings, Lent, Segments, behind, sample
 
 BIG = bytes(range(256)) * 1024
 
@@ -96,3 +97,34 @@ def test_large_payloads_can_be_told_apart() -> None:
     other[5] ^= 1
     assert sample([BIG]) == sample([bytes(BIG)])
     assert len({sample([BIG]), sample([bytes(other)]), sample([BIG[:-1]])}) == 3
+
+
+def said(shared_bytes: int) -> Request:
+    """Return an attempt whose client says that so many bytes of its payload are in segment 1."""
+    return Request(
+        request_id=7 << CLIENT_SHIFT | 1, operation="echo", payload=b"", epoch=1, segment="1", shared_bytes=shared_bytes
+    )
+
+
+@pytest.mark.parametrize("shared_bytes", [-1, 101, 1 << 40, 1 << 63])
+def test_a_size_that_cannot_be_costs_its_request_alone(folder: Path, shared_bytes: int) -> None:
+    (folder / "7" / "1").write_bytes(bytes(100))
+    lendings = Lendings(str(folder), 1 << 41)
+    with pytest.raises(BridgeError) as refused:
+        lendings.take_in(said(shared_bytes))
+    assert refused.value.code == INVALID_REQUEST
+    assert lendings.take_in(said(100)).payload == bytes(100)
+
+
+def test_a_payload_is_no_larger_than_a_message_may_be(folder: Path) -> None:
+    with (folder / "7" / "1").open("wb") as file:
+        file.truncate(1 << 40)  # which costs nothing
+    with pytest.raises(BridgeError, match="at most 1,000"):
+        Lendings(str(folder), 1000).take_in(said(1 << 40))
+
+
+def test_a_pipe_in_place_of_a_segment_is_refused_at_once(folder: Path) -> None:
+    os.mkfifo(folder / "7" / "1")
+    with pytest.raises(BridgeError) as refused:
+        Lendings(str(folder), 1000).take_in(said(10))
+    assert refused.value.code == INVALID_REQUEST

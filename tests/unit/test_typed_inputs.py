@@ -82,6 +82,20 @@ def test_a_worker_opens_no_file_and_no_url_for_a_caller(given: Any) -> None:
         assert "dspy.Image.from_path" in error.message
 
 
+@pytest.mark.parametrize(
+    "data", ["notes.txt", "data:abc", "data:text/plain,abc", "data:;base64,YWJj", "data:a/b;base64,"]
+)
+def test_a_file_is_a_data_uri(data: str) -> None:
+    for given in ({"file_data": data}, dspy.File(file_data=data), data):
+        error = refusal("x: dspy.File -> answer", {"x": given})
+        assert error.details["path"] == "inputs.x"
+        assert "dspy.File.from_path" in error.message
+    assert refusal("x -> answer", {"x": [dspy.File(file_data=data)]}).details["path"] == "inputs.x[0]"
+    sound = {"file_data": "data:text/plain;charset=utf-8;base64,YWJj"}
+    for given in (sound, dspy.File(**sound), sound["file_data"], dspy.File(file_id="f-1"), {"file_id": "f-1"}):
+        assert isinstance(checked("x: dspy.File -> answer", {"x": given})["x"], dspy.File)
+
+
 @pytest.mark.parametrize("signature", ["picture: dspy.Image -> answer", "picture -> answer", "picture: Any -> answer"])
 def test_what_says_that_it_is_an_image_and_is_none_is_refused_anywhere(signature: str) -> None:
     fake = Record("dspy.Image", {"url": "/etc/passwd"})

@@ -1,19 +1,21 @@
-"""Embedding models of providers, through DSPy's embedder and so through LiteLLM."""
+"""Embedding models of providers, through LiteLLM."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import dspy  # type: ignore[import-untyped]
 from dspy.clients._litellm import get_litellm  # type: ignore[import-untyped]
 
+from bridge.loop_thread import LoopThread
 from bridge.protocol.errors import LM_ERROR, BridgeError
 from bridge.worker.call import Call
 from bridge.worker.embedding.embedder import Embedder, Vectors, checked
 from bridge.worker.lm.errors import redact
+from bridge.worker.lm.waiting import result_of
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 # Statuses after which the same request may do better.
@@ -47,7 +49,8 @@ class ProviderEmbedder(Embedder):
             options.setdefault("api_key", "none")
         if self._dim is not None:
             options["dimensions"] = self._dim
-        self._embedder = dspy.Embedder(self.model, caching=False, **options)
+        self._options = options
+        self._loop = LoopThread("embedder")
         self._loading = threading.Lock()
 
     def dimension(self) -> int:
@@ -59,22 +62,28 @@ class ProviderEmbedder(Embedder):
         if call is not None:
             call.step()
         try:
-            self._load()
-            found = self._embedder(list(texts), batch_size=len(texts))
+            response = result_of(call, self._loop.submit(self._ask(list(texts))))
+            found = [one["embedding"] for one in response.data]
         except BridgeError:
             raise
         except Exception as exc:  # noqa: BLE001 - LiteLLM's errors have no common root
             raise self._translated(exc) from None
+        if call is not None:
+            _count(call, response)
         vectors = checked(found, len(texts), self._dim, self.model)
         self._known_dim = int(vectors.shape[1])
         return vectors
 
-    def _load(self) -> None:
-        """Import LiteLLM, which takes seconds, once."""
+    async def _ask(self, texts: list[str]) -> Any:
+        litellm = await asyncio.to_thread(self._load)
+        return await litellm.aembedding(model=self.model, input=texts, caching=False, **self._options)
+
+    def _load(self) -> Any:
+        """Return LiteLLM; its import takes seconds, once."""
         with self._loading:
             # It takes max_retries=0 for "as usual"; what is usual it reads here at its import.
             os.environ.setdefault("DEFAULT_MAX_RETRIES", "0")
-            get_litellm(feature="embedder")
+            return get_litellm(feature="embedder")
 
     def _translated(self, exc: Exception) -> BridgeError:
         """Return the error that callers see; the original may name the key."""
@@ -93,3 +102,10 @@ class ProviderEmbedder(Embedder):
                 "retry_after_s": None,
             },
         )
+
+
+def _count(call: Call, response: Any) -> None:
+    """Add to the call what the provider says that its answer took."""
+    tokens = getattr(getattr(response, "usage", None), "total_tokens", None) or 0
+    cost_usd = (getattr(response, "_hidden_params", None) or {}).get("response_cost")
+    call.used(tokens=int(tokens), cost_usd=cost_usd)

@@ -10,9 +10,9 @@ import dspy  # type: ignore[import-untyped]
 from dspy import lm15
 from dspy.utils.exceptions import LMError  # type: ignore[import-untyped]
 
+from bridge.loop_thread import LoopThread
 from bridge.protocol.errors import INVALID_REQUEST, LM_ERROR, BridgeError, closest, not_found
 from bridge.worker.lm.errors import redact
-from bridge.worker.lm.loop_thread import LoopThread
 from bridge.worker.lm.offline import MODEL, PREFIX, OfflineAsyncEngine, OfflineEngine, read_options
 from bridge.worker.lm.provider import (
     DEFAULT_MAX_CONCURRENCY,
@@ -40,7 +40,7 @@ class LanguageModels:
         self._lock = threading.Lock()
         self._built: dict[str, dspy.LM] = {}
         self._providers: list[Provider] = []
-        self._loop = LoopThread()
+        self._loop = LoopThread("lm-io")
 
     def get(self, name: str = "") -> dspy.LM:
         """Return the model of that name, "" is "default".

@@ -19,9 +19,9 @@ from dspy.clients.costs import estimate_cost  # type: ignore[import-untyped]
 from dspy.clients.engines.lm15_engine import AsyncLM15Engine, timeouts_for  # type: ignore[import-untyped]
 from dspy.lm15 import Request, Response, RouterConfig  # type: ignore[import-untyped]
 
+from bridge.loop_thread import LoopThread
 from bridge.worker.call import Call, current_call
 from bridge.worker.lm.errors import redact_error
-from bridge.worker.lm.loop_thread import LoopThread
 from bridge.worker.lm.waiting import aresult_of, result_of
 
 T = TypeVar("T")

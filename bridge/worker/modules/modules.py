@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,15 @@ _COMMON: Final = ("instructions", "config", *GENERATION, *adapters.OPTIONS)
 _IMPORTING: Final = frozenset({"tools", "reward", "module"})
 
 
+class _Failed(threading.local):
+    """The module that this thread could not build last: the same attempt, which follows, does not build it again.
+
+    A server of tools that says nothing is waited for once, a file that cannot be imported runs once.
+    """
+
+    last: tuple[Any, BridgeError | None] = (None, None)
+
+
 class Modules:
     """The module operations of one worker. embedder: for those that compare texts; None = the built-in one."""
 
@@ -50,6 +60,7 @@ class Modules:
         self._scope = scope
         self._plan = functools.lru_cache(maxsize=_KEPT_PLANS)(self._build)
         self._retrieval = retrieval.Retrieval(scope, embedder)
+        self._failed = _Failed()
 
     def operations(self) -> dict[str, Callable[[Any, Call], Any]]:
         """Return the operations by name."""
@@ -91,8 +102,11 @@ class Modules:
     def _is_async(self, kind: str, args: Any) -> bool:
         try:
             return self.plan(kind, args["signature"], args.get("options")).is_async
-        except (BridgeError, TypeError, LookupError, AttributeError):
-            return False  # what is wrong with them is told when they are run
+        except BridgeError as error:
+            self._failed.last = args, error
+            return False  # it is told when they are run
+        except (TypeError, LookupError, AttributeError):
+            return False  # what is wrong with them is told then too
 
     def _is_at_once(self, kind: str, args: Any, call: Call) -> bool:
         # Asked where `_is_async` says yes. An adapter may have a language model of its own.
@@ -101,6 +115,10 @@ class Modules:
 
     def _read(self, kind: str, args: Any) -> tuple[Plan, dict[str, Any]]:
         fields = arguments.read(args, kind, required=("signature", "inputs"), optional=("options",))
+        asked, error = self._failed.last
+        self._failed.last = None, None
+        if error is not None and asked is args:
+            raise error
         plan = self.plan(kind, fields["signature"], fields.get("options"))
         return plan, plan.inputs.check(fields["inputs"], kind)
 

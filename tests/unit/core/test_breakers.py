@@ -160,6 +160,48 @@ def test_a_deadline_that_passes_while_it_runs_is_a_failure() -> None:
     assert events(sim, "breaker_opened") == [("general", "hang")]
 
 
+@pytest.mark.parametrize("told_by", ["coordinator", "worker"])
+def test_a_deadline_that_nested_requests_share_counts_for_the_outermost_alone(told_by: str) -> None:
+    sim = Sim(guarded(slots=8, grace_s=100.0))
+    for operation in ("outer", "inner", "other"):
+        run(sim, operation, run_ms=1.0)
+    for _ in range(2):
+        outer = begin(sim, "outer", deadline_ms=1000.0)
+        nested = [sim.nest(outer, operation) for operation in ("inner", "inner", "other", "other")]
+        for request_id in nested:
+            sim.start(request_id)
+        if told_by == "worker":
+            sim.tick(0.9)
+            for request_id in nested:
+                sim.reply(request_id, status=wire.ERROR, payload=OUT_OF_TIME, run_ms=999.0)
+        sim.tick(1.1)
+        assert {sim.error(request_id).code for request_id in (outer, *nested)} == {"DEADLINE_EXCEEDED"}
+    assert not sim.logs("breaker_opened")
+    assert row(sim)["failures"] == 2
+
+
+def test_a_deadline_of_a_nested_requests_own_counts() -> None:
+    sim = Sim(guarded(slots=8, grace_s=100.0))
+    run(sim, "inner", run_ms=1.0)
+    outer = begin(sim, "outer", deadline_ms=60_000.0)
+    for _ in range(4):
+        sim.start(sim.nest(outer, "inner", deadline_ms=500.0))
+    sim.tick(0.6)
+    assert events(sim, "breaker_opened") == [("general", "inner")]
+
+
+def test_a_run_that_a_nested_request_hurries_on_is_judged_by_its_own_deadline() -> None:
+    sim = Sim(guarded(slots=1, prefetch=0, grace_s=100.0))
+    run(sim, "slow", run_ms=1.0)
+    outer = begin(sim, "outer")
+    runner = sim.submit("slow", idempotency_key="k", deadline_ms=1000.0)
+    sim.nest(outer, "slow", idempotency_key="k")
+    sim.start(runner)
+    sim.tick(1.1)
+    assert sim.error(runner).details["stage"] == "running"
+    assert row(sim)["failures"] == 1
+
+
 @pytest.mark.parametrize("measured", [False, True])
 def test_impatient_callers_open_no_breaker(measured: bool) -> None:
     sim = Sim(guarded(slots=1, heartbeat_limit_s=10_000.0))

@@ -177,6 +177,33 @@ def test_children_end_with_their_parent(end: str) -> None:
     assert not sim.tables.requests
 
 
+def test_what_a_program_that_has_ended_asked_for_is_not_begun() -> None:
+    sim = Sim(pool(slots=1, prefetch=0))
+    parent = sim.submit()
+    first, second = (sim.nest(parent) for _ in range(2))
+    assert sim.queued() == [second]
+    sim.reply(parent)  # there is a place for it now
+    assert sim.error(second).code == CANCELLED
+    assert not sim.replies[second].epoch
+    sim.answer_recall(first, started=False)
+
+
+def test_children_that_end_together_begin_nothing_for_each_other() -> None:
+    sim = Sim(pool("general"), pool("neural", slots=1, prefetch=None))
+    parent = sim.submit()
+    for number in range(8):
+        sim.reply(sim.submit("quick", pool="neural", idempotency_key=str(number)), run_ms=0.01)
+    while not sim.queued("neural"):
+        sim.submit("work", pool="neural", priority=wire.PRIORITY_HIGH)  # of what nobody knows yet it takes few
+    first = sim.nest(parent, "work", pool="neural", idempotency_key="k")
+    second = sim.nest(parent, "quick", pool="neural")
+    sim.submit("work", pool="neural", idempotency_key="k")
+    assert sim.queued("neural")[:2] == [first, second]
+    sim.cancel(parent)
+    assert [sim.error(one).code for one in (first, second)] == [CANCELLED] * 2
+    assert not any(sim.replies[one].epoch for one in (first, second))
+
+
 def test_children_of_children_end_too() -> None:
     sim = Sim(pool(slots=1))
     ids = chain(sim, 4)
@@ -439,6 +466,17 @@ def test_what_a_nested_call_follows_is_as_urgent_as_it() -> None:
     follower = sim.nest(parents[0], "shared", idempotency_key="k")
     sim.reply(runner)
     assert sim.replies[follower].status == wire.OK
+
+
+def test_a_run_is_not_nested_in_who_waits_for_it() -> None:
+    sim = Sim(pool(slots=1, prefetch=0))
+    ids = chain(sim, MAX_DEPTH)
+    sim.pause(ids[-1])
+    runner = sim.submit("shared", idempotency_key="k")
+    assert sim.queued() == [runner]
+    sim.nest(ids[-1], "shared", idempotency_key="k")
+    sim.pause(runner)
+    assert sim.nest(runner) in sim.tables.requests
 
 
 def test_what_shared_a_key_is_not_kept_in_a_circle() -> None:

@@ -167,6 +167,23 @@ def test_a_suspect_that_comes_when_others_are_due_leaves_them_the_worker() -> No
     assert not any(sim.tables.requests[one].epoch for one in (suspect, another))
 
 
+def test_the_rest_of_a_hand_is_not_dealt_to_who_runs_a_suspect() -> None:
+    sim = Sim(pool(size=1, slots=1, prefetch=None), poison_deaths=3)
+    for _ in range(8):
+        sim.reply(sim.submit("quick"), run_ms=0.01)  # a worker is dealt many of them in a row
+    lose(sim, start(sim))
+    first = start(sim)
+    sim.pause(first)
+    quick = sim.submit("quick")
+    second = sim.submit("work", payload=BAD)
+    sim.reply(quick, run_ms=0.01)
+    assert sim.tables.requests[second].epoch
+    another = sim.submit("quick")
+    assert not sim.tables.requests[another].epoch
+    sim.reply(second)
+    assert sim.tables.requests[another].epoch
+
+
 def test_a_suspect_that_failed_like_others_ended_well() -> None:
     sim = Sim(poison_deaths=2)
     lose(sim, start(sim))

@@ -15,6 +15,7 @@ from tests.sim.bugs import BUGS, an_answer_swapped
 from tests.sim.coverage import missing
 from tests.sim.crowds import CROWDS
 from tests.sim.history import Failure, play, play_seeds
+from tests.sim.relations import RELATIONS
 from tests.sim.schedule import generate, parse
 from tests.sim.shrink import shrink
 from tests.sim.story import Story
@@ -56,7 +57,7 @@ def _caught() -> tuple[Failure, Failure]:
         seed = failure.schedule.seed + 1
 
 
-@pytest.mark.parametrize("bug", BUGS + TROUBLES + CROWDS, ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize("bug", BUGS + TROUBLES + CROWDS + RELATIONS, ids=lambda bug: bug.__name__)
 def test_a_seeded_bug_is_caught_and_shrunk(bug: Callable[[], AbstractContextManager[None]]) -> None:
     with bug():
         failure, smallest = _caught()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.protocol import messages as wire
-from bridge.protocol.errors import CANCELLED, decode_error
+from bridge.protocol.errors import CANCELLED, INVALID_REQUEST, decode_error
 from bridge.protocol.messages import ERROR, Credit, ToolCall, ToolReply
 from pools.core.events import ClientConnected, ClientGone, Signalled
 from tests.support.fleet import Sim, pool
@@ -169,4 +169,42 @@ def test_a_stream_that_goes_on_for_others_waits_for_nobody_to_read_it() -> None:
     sim.cancel(runner)
     [credit] = sim.sent_to(sim.process().peer, Credit)
     assert credit.epoch == sim.attempt(runner)[1].epoch
-    assert credit.events >= 1 << 31
+    assert credit.events == wire.UNREAD_EVENTS
+
+
+def test_what_a_tool_asks_for_is_nested_in_the_request_that_called_it() -> None:
+    sim = Sim(pool(slots=2))
+    request_id = sim.submit()
+    stranger = sim.connect(2)
+    before = sim.submit(parent_request_id=request_id)
+    asked = call(sim, request_id)
+    during = sim.submit(parent_request_id=request_id)
+    theirs = sim.submit(peer=stranger, parent_request_id=request_id)
+    sim.handle(answer(asked), sim.client)
+    after = sim.submit(parent_request_id=request_id)
+    attempt = sim.attempt(during)[1]
+    assert (attempt.depth, attempt.priority, attempt.parent_request_id) == (1, wire.PRIORITY_HIGH, request_id)
+    for refused_id in (before, theirs, after):
+        assert sim.error(refused_id).code == INVALID_REQUEST
+    sim.start(during)
+    sim.reply(request_id)
+    worker = sim.attempt(during)[0]
+    assert [told.request_id for told in sim.sent_to(sim.process(worker.worker_id).peer, wire.Cancel)] == [during]
+
+
+def test_tools_that_use_the_client_do_not_fill_a_pool() -> None:
+    sim = Sim(pool(slots=1, max_queue=100))
+    agents = [sim.submit() for _ in range(20)]
+    done = 0
+    while done < len(agents):
+        running = [entry.request_id for entry in sim.tables.requests.values() if entry.worker is not None]
+        agent = next(request_id for request_id in running if request_id in agents)
+        asked = call(sim, agent)
+        sim.pause(agent)
+        child = sim.submit(parent_request_id=agent)
+        sim.reply(child)
+        sim.handle(answer(asked), sim.client)
+        sim.resume(agent)
+        sim.reply(agent)
+        done += 1
+    assert all(sim.replies[agent].status == wire.OK for agent in agents)
