@@ -144,7 +144,12 @@ def _choose_pool(
     other = elsewhere(tables, pool, operation)
     if other is None:
         return refusal
-    why = unserved(other[0]) or breakers.refusal(*other, now) or _full(tables, client, *other, message, now)
+    why = unserved(other[0]) or breakers.refusal(*other, now)
+    if why is None and tables.poison.letters:
+        poisonous = isolation.refusal(tables, replace(message, operation=other[1]))
+        if poisonous is not None:
+            return poisonous  # before anybody makes room for it
+    why = why or _full(tables, client, *other, message, now)
     return other if why is None else refused_twice(refusal, why)
 
 

@@ -12,6 +12,7 @@ from orchestrator import Client, Orchestrator
 from orchestrator.bench.overload import run_overload
 from orchestrator.bench.swarm import SUCCESS, Order, Outcomes, Swarmer
 from orchestrator.cli.app import app
+from tests.support.waiting import wait_until
 
 POOLS = {
     "general": {"size": 1, "slots": 2, "prefetch": 0, "max_queue": 8},
@@ -58,8 +59,13 @@ def test_outcomes_add_up() -> None:
 def test_a_client_of_the_swarm_ends_with_its_block(client: Client) -> None:
     with Swarmer(client.endpoint) as one:
         one.begin(Order(**{**WORK.__dict__, "seconds": 600.0, "window": 1}))
-        (process,) = [each for each in psutil.Process().children() if "orchestrator.bench.swarm" in str(each.cmdline())]
+        # Between its fork and its exec it has the command line of its parent.
+        (process,) = wait_until(_swarmers, 10.0, "the process of the client")
     assert not process.is_running()
+
+
+def _swarmers() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if "orchestrator.bench.swarm" in str(each.cmdline())]
 
 
 @pytest.mark.parametrize("other", ["--lives", "--native", "--peers"])

@@ -40,6 +40,19 @@ def where(sim: Sim, request_id: int) -> tuple[str, str]:
     return attempt.pool, attempt.operation
 
 
+def test_nobody_makes_room_for_what_is_in_quarantine_where_it_would_run_instead() -> None:
+    config = replace(pool(size=0), fallback="spare", fallback_operations={"slow": "fast"})
+    sim = Sim(config, pool("spare", slots=1, prefetch=0, max_queue=1), poison_deaths=1)
+    bad = sim.submit("fast", payload=b"bad", pool="spare")
+    sim.start(bad)
+    sim.die("spare-1.1")
+    sim.boot("spare-1.2")
+    sim.submit("fast", pool="spare")
+    waits = sim.submit("fast", pool="spare", priority=wire.PRIORITY_LOW)
+    assert sim.error(sim.submit("slow", payload=b"bad", priority=wire.PRIORITY_HIGH)).code == "POISON_REQUEST"
+    assert sim.queued("spare") == [waits]
+
+
 def test_another_pool_runs_what_a_breaker_refuses() -> None:
     sim = Sim(primary(), pool("spare"))
     break_(sim, "crash")
