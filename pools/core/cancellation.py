@@ -144,7 +144,9 @@ def abandon(tables: Tables, client: ClientEntry, now: float) -> None:
     """Cancel whatever a client has under way."""
     if not client.in_flight:
         return
+    # The latest first: what a worker holds behind what it runs is taken back before the room for it is there.
+    theirs = [entry for entry in reversed(tables.requests.values()) if entry.client is client]
     with tables.together():
-        for entry in followers_first(entry for entry in tables.requests.values() if entry.client is client):
+        for entry in followers_first(theirs):
             if entry.state != SETTLED:  # with one before it, of its idempotency key
                 cancel(tables, entry, now, force=False)

@@ -18,6 +18,7 @@ from pools.core.events import Exited, Signalled
 from pools.launch.command import PACKAGES_ROOT, ChildFds, worker_command
 from pools.launch.launcher import LaunchFailed, LaunchSpec, NannyLost, ZygoteSpec
 from tests.support.launching import LAUNCHERS, SLEEPER, WAIT_S, Stage, a_stage, nanny_pid
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=LAUNCHERS)
@@ -165,7 +166,8 @@ def test_fifty_launches_leak_no_descriptor(stage: Stage) -> None:
         stage.launch(f"w{number}", "pass", "/bin/true" if number % 5 else "/no/such/python")
     for number in range(50):
         stage.ended(f"w{number}")
-    assert (len(list(mine.iterdir())), len(list(nannys.iterdir()))) == before
+    # The nanny closes what it gave the last one a moment after it has said how that ended.
+    wait_until(lambda: (len(list(mine.iterdir())), len(list(nannys.iterdir()))) == before, 5.0, f"{before} again")
 
 
 def cpu_ticks(pid: int) -> int:

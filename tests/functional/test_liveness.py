@@ -226,8 +226,9 @@ def test_a_process_that_a_program_forks_writes_no_stacks_of_the_worker(client: C
 def stacks_end(pid: int) -> int:
     """Return where the next stacks of a worker will be written."""
     offsets = []
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        if os.readlink(fd).startswith("/memfd:slots-"):
+    for fd in list(Path(f"/proc/{pid}/fd").iterdir()):
+        # Others come and go while they are looked at.
+        if os.path.exists(fd) and os.readlink(fd).startswith("/memfd:slots-"):
             offsets.append(int(Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split()[1]))
     return max(offsets)
 
