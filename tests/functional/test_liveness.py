@@ -237,6 +237,7 @@ def wrote_after(pid: int, offset: int) -> bool:
     return stacks_end(pid) > offset
 
 
+@pytest.mark.slow  # hundreds of dumps: the handler walks threads while others change them, which can end the worker
 def test_a_worker_that_is_asked_often_lives_and_keeps_what_there_is_room_for(client: Client) -> None:
     worker = worker_of(client)
     full = STACKS_OFFSET + STACKS_BYTES
