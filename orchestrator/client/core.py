@@ -127,21 +127,7 @@ class Connection(Cancelling):
                         if segment is not None:
                             request = replace(request, segment=segment.name, shared_bytes=segment.used_bytes)
                             self._sharing.lent[number], segment = segment, None
-                        # No call in between: a signal's handler finds the books and what is out in keeping.
-                        self._futures[number] = future
-                        room.rows += rows
-                        route.rows += rows
-                        self._out += (request,)
-                        try:
-                            if future.deadline is not None:
-                                self._look_by(future.deadline + GUARD_S)
-                            self._push(alone=len(self._futures) == 1)
-                            if self._leader is None and not lead:
-                                self._io.submitted()
-                        except BaseException:  # interrupted; somebody must still hear the answer
-                            if self._leader is None:
-                                self._io.submitted()
-                            raise
+                        self._enter(future, request, lead)
                         return future
                 if not self._wait_room(future):
                     return future
@@ -150,6 +136,25 @@ class Connection(Cancelling):
         finally:
             if segment is not None:  # nothing was sent
                 self._sharing.unused(segment)
+
+    def _enter(self, future: Future, request: Request, lead: bool) -> None:
+        """Note a request that there is room for, and send it. The lock is held."""
+        room, route = self._room, future.route
+        # No call in between: a signal's handler finds the books and what is out in keeping.
+        self._futures[request.request_id] = future
+        room.rows += future.rows
+        route.rows += future.rows
+        self._out += (request,)
+        try:
+            if future.deadline is not None:
+                self._look_by(future.deadline + GUARD_S)
+            self._push(alone=len(self._futures) == 1)
+            if self._leader is None and not lead:
+                self._io.submitted()
+        except BaseException:  # interrupted; somebody must still hear the answer
+            if self._leader is None:
+                self._io.submitted()
+            raise
 
     def credit(self, request_id: int, events: int) -> None:
         """Say that so many more of a request's events were taken. Nothing happens if it is settled."""

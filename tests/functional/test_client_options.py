@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,22 +11,15 @@ import pytest
 from bridge.protocol.messages import FLAG_EVENTS, FLAG_IDEMPOTENT, PRIORITY_HIGH, PRIORITY_LOW, PRIORITY_NORMAL
 from orchestrator import AsyncClient, Client
 from orchestrator.errors import InvalidRequest
+from tests.support.echo_coordinator import far_end
 
-ROOT = Path(__file__).resolve().parents[2]
 Terms = tuple[str, int, int, str]
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    endpoint = f"ipc://{tmp_path_factory.mktemp('far')}/echo.sock"
-    command = [sys.executable, "-m", "tests.support.echo_coordinator", endpoint]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "bound\n"
-            yield endpoint
-        finally:
-            process.kill()
+    with far_end(tmp_path_factory.mktemp("far")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

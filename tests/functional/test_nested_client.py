@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +23,8 @@ from bridge.worker.parent import current_parent
 from orchestrator import AsyncClient, Client, Final, connect, connect_async
 from orchestrator.client import nested
 from orchestrator.errors import Cancelled, InvalidRequest, Overloaded
+from tests.support.echo_coordinator import far_end
 from tests.support.waiting import wait_until
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Home:
@@ -58,15 +54,8 @@ class Home:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    endpoint = f"ipc://{tmp_path_factory.mktemp('far')}/echo.sock"
-    command = [sys.executable, "-m", "tests.support.echo_coordinator", endpoint]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "bound\n"
-            yield endpoint
-        finally:
-            process.kill()
+    with far_end(tmp_path_factory.mktemp("far")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

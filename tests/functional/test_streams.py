@@ -5,34 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import AsyncClient, Client, Final, Progress, Status, Token
 from orchestrator.errors import Cancelled, DspoolError, InvalidRequest, RemoteError, SlowConsumer
+from tests.support.echo_coordinator import far_end
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 64
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    endpoint = f"ipc://{tmp_path_factory.mktemp('far')}/echo.sock"
-    command = [sys.executable, "-m", "tests.support.echo_coordinator", endpoint]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "bound\n"
-            yield endpoint
-        finally:
-            process.kill()
+    with far_end(tmp_path_factory.mktemp("far")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

@@ -15,9 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -206,6 +210,20 @@ class EchoCoordinator:
             request_id=request.request_id, payload=payload, status=status, worker="echo-0.1", pool="echo", attempt=1,
             run_ms=0.001 * request.rows,
         )  # fmt: skip
+
+
+@contextmanager
+def far_end(folder: Path) -> Iterator[str]:
+    """Run one in a process of its own; give its endpoint."""
+    endpoint = f"ipc://{folder}/echo.sock"
+    command = [sys.executable, "-m", "tests.support.echo_coordinator", endpoint]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "bound\n"
+            yield endpoint
+        finally:
+            process.kill()
 
 
 if __name__ == "__main__":
