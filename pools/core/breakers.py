@@ -3,8 +3,9 @@
 A failure is the death of a worker that had started the request, or a deadline that passed while it ran, if that was
 long enough to tell (`_is_overrun`) or if it did not stop then; a deadline that nested requests share counts once. A
 success is every answer of a worker, errors too: that a user's program raises says that the pool works. What did not
-run, was cancelled, or died because somebody ordered it, is neither. An operation that fails alone opens its own
-breaker; the pool's opens only when several fail, and most of what the pool does.
+run, was cancelled, waited for something of its own as its worker died, or died because somebody ordered it, is neither:
+if it was a probe, another takes its place. An operation that fails alone opens its own breaker; the pool's opens only
+when several fail, and most of what the pool does.
 
 Where nothing fails there is no breaker, and a request costs two increments (see `settlement`, which feeds the breakers;
 they settle by it what they refuse, so each imports the other as a module).
@@ -139,6 +140,11 @@ def ended(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> None
             failed(tables, entry, now)
     elif code not in _NEITHER:
         succeeded(tables, entry, now)
+    released(entry)
+
+
+def released(entry: RequestEntry) -> None:
+    """Give back the leases of a request that has ended, or that is to be sent again: its own would keep it out."""
     if entry.watched:
         for key in (POOL, entry.message.operation):
             breaker = entry.pool.breakers.get(key)

@@ -28,9 +28,9 @@ def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, no
     suspects = _suspect(tables, worker, cause, now)
     resent = 0
     for epoch in sorted(worker.attempts, reverse=True):  # the earliest ends up at the head of the queue
-        entry = dispatch.release(tables, worker, epoch)
-        if entry is None:
-            continue
+        entry = worker.attempts[epoch]
+        paused = entry.paused  # no longer said once it is released
+        dispatch.release(tables, worker, epoch)
         ran = entry.state == RUNNING or worker.started(epoch)
         if entry.state == SETTLED:
             if entry.keyed is not None:
@@ -38,7 +38,7 @@ def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, no
         elif not ran:
             _unstarted(tables, entry, worker, reason, cause, now)
         else:
-            resent += _ran(tables, entry, worker, reason, cause, now)
+            resent += _ran(tables, entry, worker, reason, cause, paused, now)
     if resent:
         tables.log("requests_resent", "warning", worker=worker.worker_id, rows=resent, cause=cause)
     if suspects:
@@ -90,12 +90,24 @@ def _unstarted(
         settle_error(tables, entry, worker_lost(worker, reason, cause, executed), now)
 
 
-def _ran(tables: Tables, entry: RequestEntry, worker: WorkerEntry, reason: ExitReason, cause: str, now: float) -> int:
-    """Settle an attempt that may have run, or plan another; return the rows that are sent again."""
+def _ran(
+    tables: Tables,
+    entry: RequestEntry,
+    worker: WorkerEntry,
+    reason: ExitReason,
+    cause: str,
+    paused: bool,
+    now: float,
+) -> int:
+    """Settle an attempt that may have run, or plan another; return the rows that are sent again.
+
+    paused: it waited as its worker died, so that it is no failure of its operation.
+    """
     if entry.cancel != NOT_ASKED and worker.kill_why:
         settle_error(tables, entry, BridgeError(CANCELLED, f"cancelled: its worker was killed ({cause})"), now)
         return 0
-    breakers.failed(tables, entry, now)
+    if not paused:
+        breakers.failed(tables, entry, now)
     letters = tables.poison.letters
     letter = letters.get(isolation.known_print(tables, entry.message)) if letters else None
     if letter is not None:
@@ -106,6 +118,7 @@ def _ran(tables: Tables, entry: RequestEntry, worker: WorkerEntry, reason: ExitR
         delay_s = _plan(tables, entry, reason, now)
         if not isinstance(delay_s, str):
             _withdraw(entry)
+            breakers.released(entry)
             _pause(tables, entry, delay_s, error, now)
             return entry.rows
         error.details["retry"] = delay_s

@@ -1,10 +1,10 @@
 """What must hold of breakers, by a model of its own: every outcome in order, counted as they come.
 
-A failure is an attempt that had started and was lost with its worker, unless somebody ordered that end, or that ran
-past its deadline, for longer than it had waited and such runs take, or without stopping when it was asked. A success is
-every other answer of a worker to an attempt that somebody waits for. An operation has a breaker, and the pool, which
-opens only when two operations are among the failures. What was accepted before a breaker opened has no say in it any
-more.
+A failure is an attempt that had started and was lost with its worker, unless it was paused or somebody ordered that
+end, or that ran past its deadline, for longer than it had waited and such runs take, or without stopping when it was
+asked. A success is every other answer of a worker to an attempt that somebody waits for. An operation has a breaker,
+and the pool, which opens only when two operations are among the failures. What was accepted before a breaker opened has
+no say in it any more.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Circuit:
             until = now + _PROBE_S
             self._probes[case.request_id] = until if case.deadline is None else min(case.deadline, until)
 
-    def settled(self, case: Case) -> None:
-        """A case is over: if it was a probe, its lease is."""
+    def released(self, case: Case) -> None:
+        """A case is over, or is to be sent again: if it was a probe, its lease is over."""
         self._probes.pop(case.request_id, None)
 
     @property
@@ -134,9 +134,10 @@ class Circuits:
         for circuit in self._of(case):
             circuit.accepted(case, now)
 
-    def settled(self, case: Case) -> None:
+    def released(self, case: Case) -> None:
+        """A case has an outcome, or has lost its attempt: it is no probe any more."""
         for circuit in self._of(case):
-            circuit.settled(case)
+            circuit.released(case)
 
     def answered(self, case: Case, reply: wire.Reply) -> None:
         """A worker answered the attempt of a case that somebody waits for."""

@@ -216,9 +216,10 @@ class Hearing:
             return
         desk.dead = desk.exited = True
         worker = self.tables.workers.get(event.worker_id)
-        lost: list[Case] = []
+        lost: list[tuple[Case, bool]] = []
         self.suspects.died(desk, worker, now)
         for epoch in sorted(desk.attempts):
+            waits = epoch in desk.paused
             case = desk.take(epoch)
             if case is None:
                 continue
@@ -230,7 +231,7 @@ class Hearing:
                     self._inherit(heir, case, event, now)
                 continue
             if desk.marked(epoch):
-                lost.append(case)
+                lost.append((case, waits))
                 continue
             case.deaths += 1
             self._give_back(case)
@@ -240,16 +241,22 @@ class Hearing:
         if worker is not None and (self._has_a_place(worker) or self.restarts.is_latest(desk)):
             self.restarts.exited(desk, intended=worker.stop_wanted, now=now)
 
-    def _lost(self, lost: list[Case], event: WorkerExited, worker: Any, now: float) -> None:
-        """Cases had started at a worker that is buried: each is settled, or sent again if it may be; the last first."""
+    def _lost(self, lost: list[tuple[Case, bool]], event: WorkerExited, worker: Any, now: float) -> None:
+        """Cases had started at a worker that is buried: each is settled, or sent again if it may be; the last first.
+
+        With each, whether it waited for something of its own: that is no failure.
+        """
         killed = worker is not None and bool(worker.kill_why)
         ordered = worker is not None and is_ordered(worker)
-        for case in reversed(lost):
+        for case, waits in reversed(lost):
             self.step.lost.add(case.request_id)
             again = may_be_resent(self.ledger, case, event, now)
             (self.step.may_wait if again else self.step.must_settle).append(case)
-            if not ordered and not (case.cancel and killed):
+            if waits:
+                self.ledger.seen["lost while it was paused"] += 1
+            elif not ordered and not (case.cancel and killed):
                 self.circuits.failed(case, now)
+            self.circuits.released(case)
 
     def _inherit(self, heir: Case, case: Case, event: WorkerExited, now: float) -> None:
         """What a case left behind was lost, and another is to have its resend, if there is to be one."""

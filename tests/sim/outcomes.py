@@ -100,7 +100,7 @@ class Outcomes:
             self._check_own(case, reply, now)
         if reply.fallback_used != (case.due[2] if case.due is not None else case.elsewhere):
             broken("fallbacks are told", f"{case}: {reply.fallback_used}")
-        self._circuits.settled(case)
+        self._circuits.released(case)
         self.ledger.settle(case)
         self._keys.settled(case, reply, now, was_shed=case is self.step.shed)
         self._kinship.settled(case)

@@ -32,6 +32,7 @@ _join = idempotency.join
 _ended = breakers.ended
 _died = Poison.died
 _lost = losses.lost
+_ran = losses._ran
 _admit_to = admission._admit_to
 _AGES_S: Final = 1e6
 
@@ -229,6 +230,17 @@ def a_breaker_fed_by_users() -> Iterator[None]:
 
 
 @contextmanager
+def a_breaker_fed_by_waiters() -> Iterator[None]:
+    """Who waited for something of its own as its worker died is thought to have failed."""
+
+    def ran(tables: Any, entry: Any, worker: Any, reason: Any, cause: str, paused: bool, now: float) -> int:
+        return _ran(tables, entry, worker, reason, cause, False, now)
+
+    with patch.object(losses, "_ran", ran):
+        yield
+
+
+@contextmanager
 def a_flood_of_probes() -> Iterator[None]:
     """A breaker that is half open lets everything through."""
     with patch.object(Breaker, "lease", lambda self, request_id, deadline, now: False):
@@ -281,7 +293,7 @@ TROUBLES: Final[tuple[Callable[[], AbstractContextManager[None]], ...]] = (
     a_key_unread, a_key_for_anything, an_outcome_of_another, a_follower_forgotten, a_hand_over_too_soon,
     a_key_kept, a_follower_in_no_hurry, an_heir_that_does_not_wait,
     a_suspect_in_company, a_reservation_ignored, a_poison_without_end, an_innocent_in_quarantine,
-    a_suspicion_without_end, a_breaker_that_never_opens, a_breaker_fed_by_users, a_flood_of_probes, a_lease_kept,
-    a_breaker_that_stays_open, a_queue_before_an_open_breaker, a_deafness_forgiven,
+    a_suspicion_without_end, a_breaker_that_never_opens, a_breaker_fed_by_users, a_breaker_fed_by_waiters,
+    a_flood_of_probes, a_lease_kept, a_breaker_that_stays_open, a_queue_before_an_open_breaker, a_deafness_forgiven,
     a_fallback_untold,
 )  # fmt: skip

@@ -353,6 +353,27 @@ def test_every_attempt_that_is_lost_counts() -> None:
     assert (row(sim)["failures"], row(sim)["outcomes"]) == (2, 2)
 
 
+def test_who_waits_as_its_worker_dies_has_not_failed() -> None:
+    sim = Sim(guarded(slots=1, prefetch=0))
+    for _ in range(4):
+        waiting = begin(sim, "parent")
+        sim.pause(waiting)
+        bury(sim, begin(sim, "crash"))
+        assert sim.error(waiting).details["executed"] == "maybe"
+    assert {one["operation"] for one in sim.fleet.pools(sim.now)[0]["breakers"]} == {breakers.POOL, "crash"}
+    assert (row(sim)["failures"], row(sim)["outcomes"], row(sim)["state"]) == (4, 4, "closed")
+    assert refused(sim, "parent") is None
+
+
+def test_who_went_on_before_its_worker_died_has_failed() -> None:
+    sim = Sim(guarded(slots=1))
+    parent = begin(sim, "parent")
+    sim.pause(parent)
+    sim.resume(parent)
+    bury(sim, parent)
+    assert row(sim, "parent")["failures"] == 1
+
+
 def test_a_request_of_many_rows_is_one_outcome() -> None:
     sim = Sim(guarded())
     sim.reply(sim.submit(rows=100), status=wire.ROWS)
@@ -398,7 +419,7 @@ def test_a_probe_that_fails_opens_it_again() -> None:
     assert row(sim, "crash")["opens"] == 2
 
 
-@pytest.mark.parametrize("how", ["killed", "cancelled", "out of time", "silent"])
+@pytest.mark.parametrize("how", ["killed", "killed as it waited", "cancelled", "out of time", "silent"])
 def test_a_probe_without_an_outcome_frees_its_slot(how: str) -> None:
     sim = tripped("crash")
     sim.tick(OPEN_S)
@@ -408,6 +429,10 @@ def test_a_probe_without_an_outcome_frees_its_slot(how: str) -> None:
         case "killed":
             bury(sim, probe)
             sim.tick(OPEN_S)
+        case "killed as it waited":
+            sim.pause(probe)
+            bury(sim, probe)
+            assert row(sim, "crash")["state"] == "half_open"
         case "cancelled":
             sim.cancel(probe)
             sim.reply_error(probe, "CANCELLED")
@@ -418,6 +443,41 @@ def test_a_probe_without_an_outcome_frees_its_slot(how: str) -> None:
                 sim.tick(10.0)
                 for worker_id in sim.tables.workers:
                     sim.say(worker_id, wire.Heartbeat())
+    assert refused(sim, "crash") is None
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_probe_that_is_sent_again_is_not_kept_out_by_itself(paused: bool) -> None:
+    """Its attempt says nothing: it waited, or an operator ordered the end of its worker."""
+    sim = tripped("crash")
+    sim.tick(OPEN_S)
+    probe = begin(sim, "crash", flags=wire.FLAG_IDEMPOTENT)
+    worker, attempt = sim.attempt(probe)
+    if paused:
+        sim.pause(probe)
+    else:
+        sim.handle(Restart(worker.worker_id, grace_s=2.0))
+        sim.boot(sim.launches()[-1])
+        sim.tick(2.5)
+        assert worker.worker_id in dict(sim.kills())
+    bury(sim, probe)
+    sim.tick(1.0)
+    assert sim.attempt(probe)[1].epoch > attempt.epoch
+    assert refused(sim, "crash") is not None  # it is the probe again
+    sim.reply(probe)
+    assert events(sim, "breaker_closed") == [("general", "crash")]
+
+
+def test_a_probe_that_is_to_be_sent_again_lets_another_through_meanwhile() -> None:
+    sim = tripped("crash")
+    sim.tick(OPEN_S)
+    lost = begin(sim, "crash", flags=wire.FLAG_IDEMPOTENT)
+    sim.pause(lost)
+    bury(sim, lost)
+    probe = begin(sim, "crash")
+    sim.tick(1.0)
+    assert "retry" in sim.error(lost).details
+    sim.reply(probe)
     assert refused(sim, "crash") is None
 
 
