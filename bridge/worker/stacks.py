@@ -2,6 +2,9 @@
 
 They stand in the memory that holds the started-slots page, behind it, so they outlive the process. The handler needs no
 interpreter lock: a worker that holds it for ever is seen too.
+
+For the same reason it reads frames that running threads change, and CPython 3.11 can crash over that (signal 11). So
+only a worker that is killed next is asked.
 """
 
 from __future__ import annotations

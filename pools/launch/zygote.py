@@ -22,7 +22,7 @@ from pools.core.events import ExitReason, Signalled
 from pools.launch.command import PACKAGES_ROOT, ChildFds, Command, forked_command, worker_command, zygote_command
 from pools.launch.launcher import Died, Launched, LauncherEvent, LaunchFailed, LaunchSpec, Reaped, ZygoteSpec
 from pools.launch.output import LogLimits
-from pools.launch.spawn import SpawnLauncher, _Worker
+from pools.launch.spawn import SpawnLauncher
 
 ROOT: Final = "zygote"
 PRELOAD_LIMIT_S: Final = 120.0
@@ -68,7 +68,7 @@ class ZygoteLauncher(SpawnLauncher):
 
     A preload that fails, hangs or starts a thread fails the launches that wait for it, with the reason; the next
     launch tries again. A launch over which a zygote dies is tried once more; one that waits for a zygote which is
-    killed waits for its successor, and that one's.
+    killed, alone or with its nanny, waits for its successor, and that one's.
     """
 
     def __init__(
@@ -211,12 +211,6 @@ class ZygoteLauncher(SpawnLauncher):
                 zygote = self._zygotes[zygote_id]
                 zygote.unborn, zygote.error = unborn, zygote.error or why
         super()._heed(message, fds)
-
-    def _bury(self, worker: _Worker) -> None:
-        """Reap what was killed because its nanny is dead: what waits for such a zygote fails as all it had."""
-        if zygote := self._zygotes.get(worker.worker_id):
-            zygote.error = zygote.error or "its nanny died"
-        super()._bury(worker)
 
     def _went_astray(self, worker_id: str) -> None:
         if birth := self._astray.pop(worker_id, None):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,18 @@ from pools.core.events import Exited, Signalled
 from pools.launch.command import PACKAGES_ROOT
 from pools.launch.launcher import LaunchFailed, NannyLost
 from pools.launch.nanny import children
-from tests.support.launching import BREEDER, LAUNCHERS, PRELUDE, SLEEPER, Stage, a_stage, alive, nanny_pid, noted
+from tests.support.launching import (
+    BREEDER,
+    LAUNCHERS,
+    PRELUDE,
+    SLEEPER,
+    WAIT_S,
+    Stage,
+    a_stage,
+    alive,
+    nanny_pid,
+    noted,
+)
 from tests.support.waiting import wait_until
 
 
@@ -128,10 +140,16 @@ def test_a_nanny_may_die_at_any_moment(stage: Stage) -> None:
         for _ in range(rng.randrange(6)):
             select.select([stage.launcher], [], [], 0.02)
             stage.events += stage.launcher.poll()
+        waiting = [name for name in names if not stage.of(name)]
         os.kill(nanny, signal.SIGKILL)
+        for name in waiting:  # for a zygote, perhaps: then the next nanny has it started
+            stage.wait_until(partial(stage.of, name), WAIT_S, f"the start of {name}, or its failure")
+            stage.launcher.kill(name)
         for name in names:
             stage.ended(name)
             assert stage.of(name) in (["LaunchFailed"], ["Launched", "Died", "Reaped"])
+    if stage.launcher._nanny:  # hired for those that waited
+        os.kill(stage.launcher._nanny.pid, signal.SIGKILL)
     stage.wait_until(lambda: set(children()) == before, 2.0, "the death of all that they had")
 
 

@@ -272,9 +272,10 @@ def test_a_zygotes_workers_outlive_it_and_it_is_replaced(stage: Stage, which: st
     assert not {event.worker_id for event in stage.events} - {"old", "new", "plain"}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("with_nanny", [False, True])
 @pytest.mark.parametrize("which", ["root", "pool"])
 def test_launches_outlive_zygotes_that_are_killed_while_they_import(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, with_nanny: bool
 ) -> None:
     slow = f"folder = {str(tmp_path)!r}\n" + textwrap.dedent(
         """
@@ -297,10 +298,15 @@ def test_launches_outlive_zygotes_that_are_killed_while_they_import(
         for worker_id in ("a", "b"):
             stage.launch(worker_id, "sys.exit('ours' not in sys.modules)", zygote=zygote)
         stage.launch("plain", "sys.exit('ours' in sys.modules)")
+        if which == "pool":
+            stage.reaped("plain")  # its zygote is ready: it waits for none that is killed
+        nanny = 0
         for _ in range(2):
             pid = stage.pid("importing")
             (tmp_path / "importing").unlink()
-            os.kill(pid, signal.SIGKILL)
+            if with_nanny:
+                nanny = nanny_pid(dead=nanny)
+            os.kill(nanny or pid, signal.SIGKILL)
         (tmp_path / "go").touch()
         for worker_id in ("a", "b", "plain"):
             assert stage.reaped(worker_id).reason == Exited(0)
