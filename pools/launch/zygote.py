@@ -22,7 +22,7 @@ from pools.core.events import ExitReason, Signalled
 from pools.launch.command import PACKAGES_ROOT, ChildFds, Command, forked_command, worker_command, zygote_command
 from pools.launch.launcher import Died, Launched, LauncherEvent, LaunchFailed, LaunchSpec, Reaped, ZygoteSpec
 from pools.launch.output import LogLimits
-from pools.launch.spawn import SpawnLauncher
+from pools.launch.spawn import SpawnLauncher, _Worker
 
 ROOT: Final = "zygote"
 PRELOAD_LIMIT_S: Final = 120.0
@@ -57,6 +57,7 @@ class _Zygote:
     waiting: deque[_Birth] = field(default_factory=deque)
     under_way: dict[str, _Birth] = field(default_factory=dict)
     unborn: list[str] = field(default_factory=list)
+    bereaved: bool = False  # it died with its nanny
 
     @property
     def zygote_id(self) -> str:
@@ -212,6 +213,12 @@ class ZygoteLauncher(SpawnLauncher):
                 zygote.unborn, zygote.error = unborn, zygote.error or why
         super()._heed(message, fds)
 
+    def _bury(self, worker: _Worker) -> None:
+        """Reap what died with its nanny. A zygote that noticed her death first has left by itself."""
+        if zygote := self._zygotes.get(worker.worker_id):
+            zygote.bereaved = True
+        super()._bury(worker)
+
     def _went_astray(self, worker_id: str) -> None:
         if birth := self._astray.pop(worker_id, None):
             self._try_again(birth)
@@ -256,7 +263,7 @@ class ZygoteLauncher(SpawnLauncher):
     def _never_ready(self, zygote: _Zygote, reason: ExitReason | None) -> None:
         """Fail what waited for a zygote, unless somebody may have killed it: it told of no error, nor was it late."""
         error = self._why_not_ready(zygote, str(reason or ""))
-        was_killed = isinstance(reason, Signalled) and not zygote.error
+        was_killed = (isinstance(reason, Signalled) or zygote.bereaved) and not zygote.error
         for birth in zygote.waiting:
             birth.killed += was_killed
             if was_killed and birth.killed <= _KILLED_AT_MOST:
