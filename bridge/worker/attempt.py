@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -28,6 +28,17 @@ _OUTCOME_BYTES: Final = 7
 _FREE_PART: Final = 4
 
 
+class Runs(functools.partial[Reply]):
+    """What runs an attempt to its end on the thread that calls it. May take long, or wait."""
+
+
+class RunsAtOnce(Runs):
+    """The same for one that only computes and never waits. Not to be called while another one is.
+
+    Python runs one thread at a time: more that want to would hold up each other, and the io thread.
+    """
+
+
 class Runner:
     """Runs attempts against the operations, within the limits of the spec. Thread-safe."""
 
@@ -40,7 +51,6 @@ class Runner:
         self.mark = slots.mark
         self._secrets = secrets_of(spec)
         self.batched = operations.batched
-        self._at_once = threading.Lock()
 
     def run(self, request: Request, call: Call) -> Reply:
         """Run the attempt to its end and return its reply. Raises nothing that user code raised."""
@@ -69,11 +79,11 @@ class Runner:
         """Return an exception as it travels."""
         return ERROR, self._told(exc, call)
 
-    def begin(self, request: Request, call: Call) -> Reply | Coroutine[Any, Any, Reply]:
-        """Run the attempt like `run`, or return what runs it on an event loop, if that is where it belongs."""
+    def begin(self, request: Request, call: Call) -> Runs | Coroutine[Any, Any, Reply]:
+        """Return what runs the attempt like `run`: on a thread, or on an event loop, where it belongs."""
         operation = self._find(request.operation)
         if getattr(operation, "is_async", None) is None:
-            return self.run(request, call)
+            return Runs(self.run, request, call)
         operation = cast("Asynchronous", operation)
         self.mark(request.epoch)  # to be asked where it runs, an operation may import code of users
         payload = request.payload or b""
@@ -81,17 +91,20 @@ class Runner:
             rows = [payload] if request.rows <= 1 else split_values(payload, request.rows)
             first = decode_value(rows[0], nesting=self._nesting)
         except BridgeError:
-            return self.run(request, call)  # which tells what is wrong
+            return Runs(self.run, request, call)  # which tells what is wrong
+        kind = Runs
         if call.streams or operation.is_async(first):
-            if not call.streams and operation.at_once(first, call):
-                # Python runs one thread at a time: more that want to would hold up each other, and the io thread.
-                with self._at_once:
-                    return self.run(request, call)
-            return self._arun(operation, request, rows, call)
+            if call.streams or not operation.at_once(first, call):
+                return self._arun(operation, request, rows, call)
+            kind = RunsAtOnce
         if request.rows > 1:
-            return self.run(request, call)
+            return kind(self.run, request, call)
+        return kind(self._run_first, request, operation, first, call)
+
+    def _run_first(self, request: Request, operation: Operation, value: Any, call: Call) -> Reply:
+        """Run an attempt of one row, decoded."""
         started = perf_counter()
-        return _reply(request, call, started, *self._run_value(operation, first, call, self.message_bytes))
+        return _reply(request, call, started, *self._run_value(operation, value, call, self.message_bytes))
 
     async def _arun(self, operation: Asynchronous, request: Request, rows: list[Any], call: Call) -> Reply:
         started = perf_counter()

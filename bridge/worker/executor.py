@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from operator import itemgetter
 from typing import Any, Final
@@ -28,7 +29,7 @@ from bridge.protocol.messages import (
     Request,
     ToolReply,
 )
-from bridge.worker.attempt import Runner, expired, refuse
+from bridge.worker.attempt import Runner, Runs, RunsAtOnce, expired, refuse
 from bridge.worker.batching import Batcher, Batchers
 from bridge.worker.call import Call, Progress, current_call
 from bridge.worker.emitter import EVENT_BACKLOG, Deliver, emitter
@@ -63,6 +64,9 @@ class Executor:
         # All in order of arrival. live: until the reply is settled; queued: what no thread has claimed, by class.
         self._live: dict[int, Attempt] = {}
         self._queued: tuple[dict[int, Attempt], ...] = ({}, {}, {})
+        # What is claimed and waits for nothing runs one at a time, on whichever thread has the turn.
+        self._line: deque[Attempt] = deque()
+        self._turn_taken = False
         self._claims = 0
         self._threads = 0
         self._slots = Slots(slots, self._changed, self._live, deliver, self._make_room)
@@ -192,15 +196,53 @@ class Executor:
         runner = self._runner
         assert runner is not None
         operation = attempt.request.operation
+        if attempt.turn is not None:
+            self._take_turn(attempt, *attempt.turn)
+            return
         if (batched := runner.batched(operation)) is not None:
+            self._leave_line()
             self._lead(attempt, self._batchers.of(operation, batched))
             return
         context = contextvars.copy_context()
-        reply = context.run(self._run, attempt)
-        if isinstance(reply, Reply):
-            self._end(attempt, reply)
+        work = context.run(self._begin, attempt)
+        if type(work) is RunsAtOnce:
+            attempt.turn = context, work
+            self._line_up(attempt)
+        elif isinstance(work, Runs):
+            self._leave_line()
+            self._end(attempt, context.run(self._run, attempt, work))
+        elif isinstance(work, Reply):
+            self._end(attempt, work)
         else:
-            self._programs.start(self._drive(attempt, reply), context, functools.partial(_watch, attempt.call))
+            self._programs.start(self._drive(attempt, work), context, functools.partial(_watch, attempt.call))
+
+    # --- turns ----------------------------------------------------------------------------------------
+
+    def _line_up(self, attempt: Attempt) -> None:
+        """Run the first in line, now with this one, unless another thread has the turn: it goes on with the line.
+
+        A thread that waited for its turn instead would be woken for each, only to wait for Python's own lock.
+        """
+        with self._changed:
+            self._line.append(attempt)
+            if self._turn_taken:
+                return
+            self._turn_taken = True
+            attempt = self._line.popleft()
+        assert attempt.turn is not None
+        self._take_turn(attempt, *attempt.turn)
+
+    def _take_turn(self, attempt: Attempt, context: contextvars.Context, work: Callable[[], Reply]) -> None:
+        reply = context.run(self._run, attempt, work)
+        self._turn_taken = False  # this thread looks at the line next: nobody need be woken
+        self._end(attempt, reply)
+
+    def _leave_line(self) -> None:
+        """Have another thread look at the line, before this one does what may take long."""
+        if self._line:
+            with self._changed:
+                if not self._turn_taken:
+                    self._changed.notify()
 
     # --- batches (see `batching`) ---------------------------------------------------------------------
 
@@ -246,10 +288,16 @@ class Executor:
         self._deliver(reply)
 
     def _claim(self) -> Attempt | None:
-        """Wait for an attempt and a slot, and make them this thread's. Returns None when the thread is to end."""
+        """Wait for an attempt and a slot, and make them this thread's; or for the turn of the first in line.
+
+        Returns None when the thread is to end.
+        """
         with self._changed:
             high, normal, low = self._queued
             while not (self._slots.free and (normal or high or low)):
+                if self._line and not self._turn_taken:
+                    self._turn_taken = True
+                    return self._line.popleft()
                 if self._closed or not self._wait():
                     return None
             first = normal if not (high or low) else self._turn()
@@ -260,7 +308,7 @@ class Executor:
     def _wait(self) -> bool:
         """Wait for something to change. Returns False if this thread is one too many."""
         is_spare = self._threads > self._slots.threads
-        if self._changed.wait(_SPARE_S if is_spare else None) or (self._slots.free and self.queued):
+        if self._changed.wait(_SPARE_S if is_spare else None) or self._line or (self._slots.free and self.queued):
             return True
         if self._threads <= self._slots.threads:
             return True
@@ -276,8 +324,8 @@ class Executor:
                 return min(waiting, key=lambda queued: next(iter(queued)))  # epochs grow
         return waiting[0]
 
-    def _run(self, attempt: Attempt) -> Reply | Coroutine[Any, Any, Reply]:
-        """Run an attempt on this thread, or return what runs it on the program loop."""
+    def _begin(self, attempt: Attempt) -> Reply | Runs | Coroutine[Any, Any, Reply]:
+        """Return what runs an attempt, or the reply to one that must not."""
         assert self._runner is not None
         request, call = attempt.request, attempt.call
         try:
@@ -286,12 +334,18 @@ class Executor:
                 return expired(request)
             current_call.set(call)
             faultpoints.hit("worker.before_run")
-            reply = self._runner.begin(request, call)
-            if type(reply) is Reply:
-                faultpoints.hit("worker.after_run")
-            return reply
+            return self._runner.begin(request, call)
         except BaseException as exc:  # noqa: BLE001 - out of memory while answering: the caller must still be told
             return refuse(request, internal_error(exc))
+
+    def _run(self, attempt: Attempt, work: Callable[[], Reply]) -> Reply:
+        """Run an attempt on this thread."""
+        try:
+            reply = work()
+            faultpoints.hit("worker.after_run")
+            return reply
+        except BaseException as exc:  # noqa: BLE001 - as above
+            return refuse(attempt.request, internal_error(exc))
 
     async def _drive(self, attempt: Attempt, work: Coroutine[Any, Any, Reply]) -> None:
         """Run an attempt on the program loop to its end."""

@@ -6,10 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Final
 
 from bridge.protocol.errors import OVERLOADED, BridgeError
-from bridge.protocol.messages import Message, Pause, Request, Resume
+from bridge.protocol.messages import Message, Pause, Reply, Request, Resume
 from bridge.worker.call import Call
 from bridge.worker.emitter import Deliver, Emitter
 from bridge.worker.waits import await_, wait
@@ -22,10 +23,11 @@ class Attempt:
     """An attempt in the hands of the executor.
 
     received_s: when it came (monotonic). holds: it has a slot. ended: it needs none any more. pauses: how many of its
-    threads and tasks have lent it; returning: what waits to have it back.
+    threads and tasks have lent it; returning: what waits to have it back. turn: what runs it when its turn comes, and
+    in which context.
     """
 
-    __slots__ = ("call", "emitter", "ended", "holds", "pauses", "received_s", "request", "returning")
+    __slots__ = ("call", "emitter", "ended", "holds", "pauses", "received_s", "request", "returning", "turn")
 
     def __init__(self, request: Request, call: Call, emitter: Emitter | None, received_s: float) -> None:
         self.request = request
@@ -36,6 +38,7 @@ class Attempt:
         self.ended = False
         self.pauses = 0
         self.returning: Future[None] | None = None
+        self.turn: tuple[Context, Callable[[], Reply]] | None = None
 
 
 class Slots:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+
+# `os.chdir` lets other threads have the interpreter. They are woken for it and come too late, and each time so the 5 ms
+# begin anew after which Python would hand it to them: the io thread could wait as long as there is work.
+_chdir = ctypes.PyDLL(None).chdir
 
 
 class Surroundings:
@@ -18,7 +23,7 @@ class Surroundings:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._folder = os.getcwd()
+        self._folder = os.fsencode(os.getcwd())
         self._umask = os.umask(0o077)
         os.umask(self._umask)
 
@@ -34,5 +39,4 @@ class Surroundings:
                 self._inside -= 1
                 if not self._inside:
                     os.umask(self._umask)
-                    with suppress(OSError):  # the folder itself may be gone
-                        os.chdir(self._folder)
+                    _chdir(self._folder)  # whatever it returns: the folder itself may be gone

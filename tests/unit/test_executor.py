@@ -172,6 +172,37 @@ def test_what_waits_for_nothing_runs_on_threads_one_after_the_other(make: Callab
     assert meter.peak == 1
 
 
+def test_what_is_in_line_does_not_wait_for_what_a_thread_turns_to(make: Callable[[int], Bench]) -> None:
+    bench, first_may_end, other_may_end = make(2), threading.Event(), threading.Event()
+    bench.bodies.functions = {
+        "a first at once": lambda call: first_may_end.wait(WAIT_S),
+        "a second at once": lambda call: True,
+        "other": lambda call: other_may_end.wait(WAIT_S),
+    }
+    first, second = bench.submit("a first at once"), bench.submit("a second at once")
+    wait_until(lambda: bench.executor.queued == 0, WAIT_S, "both have a slot")
+    other = bench.submit("other")  # for the thread of the first: the other one has handed over the second and sleeps
+    first_may_end.set()
+    assert [bench.next_reply().epoch for _ in range(2)] == [first, second]
+    other_may_end.set()
+    assert bench.next_reply().epoch == other
+
+
+def test_what_was_cancelled_in_line_stops_when_its_turn_comes(make: Callable[[int], Bench]) -> None:
+    bench, first_may_end = make(2), threading.Event()
+    bench.bodies.functions = {
+        "a first at once": lambda call: first_may_end.wait(WAIT_S),
+        "a second at once": lambda call: call.step(),
+    }
+    bench.submit("a first at once")
+    second = bench.submit("a second at once")
+    wait_until(lambda: bench.executor.queued == 0, WAIT_S, "both have a slot")
+    assert bench.executor.cancel(second) is None
+    first_may_end.set()
+    assert bench.next_reply().status == OK
+    assert error_of(bench.next_reply()).code == CANCELLED
+
+
 def test_rows_of_an_asynchronous_operation_run_one_after_the_other(make: Callable[[int], Bench]) -> None:
     bench, meter = make(2), Meter()
 
