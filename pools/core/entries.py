@@ -99,6 +99,7 @@ class RequestEntry(msgspec.Struct, gc=False):
     fallback_used: bool = False
     overran: bool = False  # it was out of time, and that was counted as a failure
     tied: bool = False  # it has, or had, a parent, children, a pause or a tool's call: more than itself ends with it
+    moved: bool = False  # to another lane than that in which it waited first
     paused: bool = False  # its attempt lends its slot out: the worker holds it, but nothing for it
 
 

@@ -202,6 +202,7 @@ def _hurry(tables: Tables, runner: RequestEntry, follower: Request, now: float) 
     # In that class, and no deeper for it: what the run asks for is nested in it, not in who waits for it.
     runner.message = replace(runner.message, priority=priority, depth=min(follower.depth, 1))
     if waits:
+        runner.moved = True
         queue.push(runner)
         if priority == PRIORITY_HIGH:
             pump(tables, runner.pool, now)

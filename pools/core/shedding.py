@@ -33,8 +33,8 @@ def is_stale(lane: Lane, entry: RequestEntry, now: float) -> bool:
     A lane is first in, first out: since this one crossed the target every other before it has been beyond it too. If
     somebody looked since then, it was so before.
     """
-    if entry.epoch or len(lane.entries) == 1 or lane.priority == NESTED:
-        return False  # a worker had it: it is not where its age would have it; nobody waits behind it; it is half done
+    if entry.epoch or entry.moved or len(lane.entries) == 1 or lane.priority == NESTED:
+        return False  # it waited elsewhere: it is not where its age would have it; nobody waits behind it; it is half done
     crossed_at = entry.accepted_at + TARGET_S
     if lane.looked_at < crossed_at:
         lane.above_since = crossed_at

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from bridge.protocol.messages import PRIORITY_LOW
 from pools.core.shedding import QUIET_S
 from pools.core.stats import Pace
 from tests.support.fleet import Sim, pool
@@ -68,6 +69,20 @@ def test_what_is_shed_hands_its_key_over_however_many_follow() -> None:
     assert sim.pool().shed == 600
     assert sim.attempt(last)
     assert not sim.tables.keys.running
+
+
+def test_a_run_that_comes_from_another_lane_does_not_make_a_new_one_stand() -> None:
+    sim = Sim(pool(slots=1, prefetch=0, heartbeat_limit_s=1e6))
+    first = sim.submit()
+    sim.submit("pay", idempotency_key="k", priority=PRIORITY_LOW)
+    sim.run_until(sim.now + 1.5)
+    sim.submit("pay", idempotency_key="k")  # its run has waited for long, but not in this lane
+    fresh = sim.submit(deadline_ms=300.0)
+    sim.submit(deadline_ms=300.0)
+    sim.run_until(sim.now + 0.16)  # more than half of their time
+    sim.reply(first)
+    sim.reply(next(iter(sim.process().attempts.values())).request_id)
+    assert sim.attempt(fresh)
 
 
 def test_without_a_deadline_nothing_is_shed() -> None:
