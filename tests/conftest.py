@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,22 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["DSPY_CACHEDIR"] = str(_root / "cache" / "dspy")
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import asks the network for prices
     os.environ[MARK] = secrets.token_hex(8)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without the collector of garbage, and let it pass over what was collected: it stays to the end.
+
+    It would walk over half a million objects again and again: a third of the time that collecting tests takes, and a
+    quarter of a second each time that a test asks for a full collection.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -114,7 +114,6 @@ def test_show_a_text(run: Run) -> None:
 SOURCE = """\
 from __future__ import annotations
 
-import dspy
 from beside import LONGEST
 from signatures import Field, Signature
 
@@ -126,31 +125,37 @@ class Triage(Signature):
     team: str = Field(output=True)
 
 
+TEXT = "a: int -> b"
+OTHER = 5
+"""
+DSPY_SOURCE = """\
+from __future__ import annotations
+
+import dspy
+
+
 class QA(dspy.Signature):
     "Answer."
 
     question: str = dspy.InputField()
     answer: list[str] = dspy.OutputField(desc="short ones")
-
-
-TEXT = "a: int -> b"
-OTHER = 5
 """
 
 
 def test_show_what_a_file_declares(run: Run, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "app.py").write_text(SOURCE)
+    (tmp_path / "sub" / "qa.py").write_text(DSPY_SOURCE)
     (tmp_path / "sub" / "beside.py").write_text("LONGEST = 9\n")
 
-    def shown(name: str) -> Any:
-        done = run("show", f"sub/app.py:{name}", "--json")
+    def shown(target: str) -> Any:
+        done = run("show", f"sub/{target}", "--json")
         assert done.returncode == 0, done.stderr + done.stdout
         return json.loads(done.stdout)["text"]
 
-    assert shown("Triage").endswith("ticket: str[..9] -> team")
-    assert shown("QA").endswith('question: str -> answer: list[str] "short ones"')
-    assert shown("TEXT") == "a: int -> b"
+    assert shown("app.py:Triage").endswith("ticket: str[..9] -> team")
+    assert shown("qa.py:QA").endswith('question: str -> answer: list[str] "short ones"')
+    assert shown("app.py:TEXT") == "a: int -> b"
     for name, said in (("OTHER", "no signature"), ("Missing", "has no 'Missing'")):
         done = run("show", f"sub/app.py:{name}")
         assert done.returncode == 2
@@ -243,7 +248,8 @@ def test_stubs_of_what_is_deployed(deployed: Client, run: Run, tmp_path: Path) -
     assert (tmp_path / "programs.pyi").read_text() == printed.stdout
     (tmp_path / "use.py").write_text(USE, encoding="utf-8")
     files = [str(tmp_path / name) for name in ("use.py", "programs.pyi")]
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(ROOT / ".mypy_cache")]
+    cache = str(ROOT / ".mypy_cache" / "tests")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", cache]
     done = subprocess.run(
         [*command, *files],
         capture_output=True,

@@ -133,7 +133,8 @@ def test_mypy_accepts_the_stubs_and_finds_wrong_uses(tmp_path: Path) -> None:
     (tmp_path / "programs.pyi").write_text(text, encoding="utf-8")
     (tmp_path / "use.py").write_text(USE, encoding="utf-8")
     files = [str(tmp_path / "use.py"), str(tmp_path / "programs.pyi")]
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(ROOT / ".mypy_cache")]
+    cache = str(ROOT / ".mypy_cache" / "tests")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", cache]
     done = subprocess.run(
         [*command, *files],
         capture_output=True,
