@@ -21,7 +21,7 @@ FIRED_FILE: Final = "fired"
 EXIT_CODE: Final = 70
 DELAY_S: Final = 0.3
 
-# Each name begins with the kind of process that hits it.
+# Each name begins with the kind of process that hits it; `store` is of whichever process has the store open.
 POINTS: Final = (
     "worker.before_hello",
     "worker.before_ready",
@@ -38,6 +38,9 @@ POINTS: Final = (
     "coordinator.after_control",
     "client.after_send",
     "client.before_deliver",
+    "store.before_commit",
+    "store.after_commit",
+    "store.in_migration",
 )
 
 

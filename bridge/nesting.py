@@ -39,16 +39,26 @@ Find = Callable[[], Parent | None]
 class _Process:
     endpoint = ""
     find: Find | None = None
+    credentials = ("", "")
 
 
-def serve(client_endpoint: str, find: Find) -> None:
-    """Make this process a worker's: clients connect at `client_endpoint`, `find` returns the caller's attempt."""
+def serve(client_endpoint: str, find: Find, *, worker_id: str = "", client_token: str = "") -> None:
+    """Make this process a worker's: clients connect at `client_endpoint`, `find` returns the caller's attempt.
+
+    client_token: what proves to the coordinator that they are that worker's.
+    """
     _Process.endpoint, _Process.find = client_endpoint, find
+    _Process.credentials = worker_id, client_token
 
 
 def endpoint() -> str:
     """Return where clients of this worker's coordinator connect; "" in a process that is no worker, nor its fork."""
     return _Process.endpoint
+
+
+def credentials() -> tuple[str, str]:
+    """Return the worker's id and its clients' token; empty ones in a process that is no worker."""
+    return _Process.credentials
 
 
 def is_worker() -> bool:
@@ -65,6 +75,7 @@ def current() -> Parent | None:
 def _in_child() -> None:
     # The fork has a copy of the attempts, and nobody who could lend a slot or take it back.
     _Process.find = None
+    _Process.credentials = ("", "")
 
 
 os.register_at_fork(after_in_child=_in_child)

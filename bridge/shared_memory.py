@@ -27,6 +27,7 @@ from msgspec.structs import replace
 from bridge.protocol.errors import INVALID_REQUEST, BridgeError
 from bridge.protocol.large import LARGE_BYTES, Part
 from bridge.protocol.messages import CLIENT_SHIFT, Message, Recalled, Reply, Request
+from bridge.protocol.sessions import cut_tail
 
 # Segments have sizes of powers of two, so that one that has become free fits the next payload of its kind.
 _LEAST_BYTES: Final = 1 << 18
@@ -256,7 +257,11 @@ class Lendings:
             text = f"a shared payload of {request.shared_bytes:,} bytes; at most {self._most_bytes:,} are possible"
             raise BridgeError(INVALID_REQUEST, text, details={"path": ""})
         lent = Lent(self._run_folder, request.request_id >> CLIENT_SHIFT, request.segment, request.shared_bytes)
-        payload = lent.payload() if request.shared_bytes else request.payload
+        payload = request.payload
+        if request.shared_bytes:
+            payload = lent.payload()
+            if request.in_session is not None and request.in_session.tail:  # what its session holds came in the frame
+                payload += (request.payload or b"")[-request.in_session.tail :]
         self._lent[request.epoch] = lent
         return replace(request, payload=payload)
 
@@ -267,7 +272,11 @@ class Lendings:
         if type(message) is not Reply:
             return message
         lent = self._lent.pop(message.epoch, None)
-        payload = message.payload
-        if lent is None or payload is None or len(payload) < LARGE_BYTES or not lent.answer([payload]):
+        payload, rest = message.payload, b""
+        if lent is None or payload is None:
             return message
-        return replace(message, payload=b"", shared_bytes=len(payload))
+        if message.session is not None:  # what changed in its session is the coordinator's
+            payload, rest = cut_tail(payload, message.session.tail)
+        if len(payload) < LARGE_BYTES or not lent.answer([payload]):
+            return message
+        return replace(message, payload=rest, shared_bytes=len(payload))

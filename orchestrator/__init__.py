@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from orchestrator import errors
     from orchestrator.client.aio import AsyncClient
     from orchestrator.client.client import Client
+    from orchestrator.client.events import FleetEvent
     from orchestrator.client.stream import AsyncStream, Final, Progress, Status, Stream, Token
     from orchestrator.discovery import connect, connect_async
     from orchestrator.owner import Orchestrator
 
 __all__ = [
-    "AsyncClient", "AsyncStream", "Client", "Example", "Final", "Orchestrator", "Prediction", "Progress", "Record",
-    "Status", "Stream", "Token", "batched", "connect", "connect_async", "errors",
+    "AsyncClient", "AsyncStream", "Client", "Example", "Final", "FleetEvent", "Orchestrator", "Prediction", "Progress",
+    "Record", "Status", "Stream", "Token", "batched", "connect", "connect_async", "errors",
 ]  # fmt: skip
 
 _STREAM: typing.Final = "orchestrator.client.stream"
@@ -36,6 +37,7 @@ _HOMES: typing.Final = {
     "Client": "orchestrator.client.client",
     "Example": _VALUES,
     "Final": _STREAM,
+    "FleetEvent": "orchestrator.client.events",
     "Orchestrator": "orchestrator.owner",
     "Prediction": _VALUES,
     "Progress": _STREAM,

@@ -210,6 +210,12 @@ class SlowConsumer(Unavailable):
     CODE = codes.SLOW_CONSUMER
 
 
+class Unauthenticated(DspoolError):
+    """Who connected is not who it says it is."""
+
+    CODE = codes.UNAUTHENTICATED
+
+
 class VersionMismatch(DspoolError):
     """The peer speaks another version of the protocol."""
 
@@ -251,6 +257,65 @@ class SandboxMissing(DspoolError):
     def module(self) -> str:
         """Name of the module that needs it, as far as it is known."""
         return str(self.details.get("module", ""))
+
+
+class SessionLost(DspoolError):
+    """The session that was meant is not there any more: what it held is gone, and a new one is not put in its place."""
+
+    CODE = codes.SESSION_LOST
+    DETAILS = frozenset({"reason", "session"})
+
+    @property
+    def reason(self) -> str:
+        """`expired`, `ended`, `worker_lost`, `restarted` (the coordinator was), or `unknown`."""
+        return str(self.details.get("reason", "unknown"))
+
+    @property
+    def session(self) -> str:
+        """Id of the session."""
+        return str(self.details.get("session", ""))
+
+
+class WorkerBusy(DspoolError):
+    """The worker that a session is bound to has no free slot, or the session itself is busy (`strict_fail_fast`)."""
+
+    CODE = codes.WORKER_BUSY
+    RETRYABLE = True
+    DETAILS = frozenset({"worker", "session"})
+
+    @property
+    def worker(self) -> str:
+        """Id of the worker."""
+        return str(self.details.get("worker", ""))
+
+    @property
+    def session(self) -> str:
+        """Id of the session."""
+        return str(self.details.get("session", ""))
+
+
+class StorageError(DspoolError):
+    """The store cannot be used, or not for this: the message names its file (or database) and what to do.
+
+    Nothing of what was asked has been kept. Calls to pools and to programs that are deployed do not need the store.
+    """
+
+    CODE = codes.STORAGE
+    DETAILS = frozenset({"file", "reason"})
+
+    @property
+    def file(self) -> str:
+        """Path of the store, or the address of its database without its password."""
+        return str(self.details.get("file", ""))
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in one word.
+
+        `full`, `io`, `read_only`, `corrupt`, `newer_schema`, `foreign` (no store of dspool), `locked`, `cannot_open`,
+        `unreachable` (a database that does not answer), `failed` (anything else).
+        """
+        return str(self.details.get("reason", "failed"))
 
 
 class SignatureError(DspoolError, _SignatureError):

@@ -37,6 +37,8 @@ _INFO_FILE: Final = "coordinator.json"
 _CURRENT_FILE: Final = "current.json"
 # What a socket's path adds to run_dir: two slashes, the run id, a name of up to 16 bytes.
 SOCKET_PATH_BYTES: Final = 2 + 32 + 16
+# The store in a data directory (`orchestrator.services.store`).
+STORE_FILE: Final = "store.sqlite3"
 # Pid and start time of the process that made a run directory, until coordinator.json says more.
 _OWNER_FILE: Final = "owner"
 

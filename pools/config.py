@@ -95,6 +95,8 @@ class PoolConfig:
         deadline alone decides.
     launcher: zygote = workers are forked from a process that has imported what they need; spawn = each is a fresh
     interpreter. preload: modules that a zygote imports before it forks.
+    internal: the coordinator's own (see `pools.services`): one worker, launched when it is first needed, never beside
+        its successor; users reach it by the operations that are at home there, and do not see it among their pools.
     """
 
     name: str
@@ -121,6 +123,28 @@ class PoolConfig:
     queue_age_s: float | None = None
     batch: BatchConfig | None = None
     devices: tuple[str, ...] = ()
+    internal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionsConfig:
+    """Sessions: what one is opened with, and how much there may be of them.
+
+    ttl_s: a session that nobody uses for so long has expired. affinity: what its calls do where its worker has no free
+    slot: run elsewhere (hint), wait for it (strict_queue), or fail as WorkerBusy (strict_fail_fast). on_loss: what
+    becomes of it when its worker ends: it goes on elsewhere from its last state (restore), or is lost (fail).
+    durable: it is kept in the store. max: sessions at once. max_bytes: of state and turns that one may hold;
+    total_bytes: that all may. history: turns that are kept of each.
+    """
+
+    ttl_s: float = 1800.0
+    max: int = 10_000
+    affinity: str = "hint"
+    on_loss: str = "restore"
+    durable: bool = False
+    max_bytes: int = 256 * 1024
+    total_bytes: int = 256 * 1024 * 1024
+    history: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,19 +183,23 @@ class PoolKind:
 class FleetConfig:
     """The fleet: its pools, where operations are at home, how much one client may have in flight.
 
-    homes: operation -> pool; what is not listed is at home in `default_pool`.
+    homes: operation -> pool; what is not listed is at home in `default_pool`. inner: of these, what the coordinator
+        alone may ask for.
     client_rows: accepted, unsettled rows per client. principal_rows: per principal, all its clients together.
     poison_deaths: a request is quarantined when so many workers died of it; 0 = never.
     degradation: when less is let in because the fleet is in trouble; None = never.
+    sessions: how sessions are kept.
     """
 
     pools: tuple[PoolConfig, ...]
     homes: Mapping[str, str] = field(default_factory=dict)
     default_pool: str = "general"
+    inner: frozenset[str] = frozenset()
     client_rows: int = 4096
     principal_rows: int = 16_384
     poison_deaths: int = 2
     degradation: DegradationConfig | None = None
+    sessions: SessionsConfig = SessionsConfig()
 
     def pool(self, name: str) -> PoolConfig:
         """Return the pool of this name. Raises KeyError if there is none."""

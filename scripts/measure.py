@@ -1,4 +1,4 @@
-"""Measure what is promised of import, idling, ends and a coordinator's death; exit with 1 where a limit is broken.
+"""Measure what is promised of import, idling, ends, deaths of coordinators and commits; exit with 1 where it is broken.
 
 Each figure is the median of its runs; its range stands beside it. Starts, memory and the deaths of workers are
 measured by `scripts/bench --lives`.
@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,6 +151,40 @@ def _wait(ready: Callable[[], Any], what: str) -> Any:
     return found
 
 
+# --- the store --------------------------------------------------------------------------------------
+
+_WRITES = 1000
+_STATE = b"x" * 4096
+
+
+def commits() -> Iterator[Figure]:
+    """A session saved after a call, and a version deployed: all that the store does for it, on this disk."""
+    from orchestrator.services.store import SessionSave, Store, VersionDraft, store_path
+
+    saves, deploys, bare = [], [], []
+    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+        with Store.open(store_path(folder)) as store:
+            for number in range(1, _WRITES + 1):
+                of: dict[str, Any] = {"principal": "p", "id": f"s{number % 50}", "generation": 1, "ttl_s": 60.0}
+                change = SessionSave(**of, seq=number, state=_STATE, turns=[(number, _STATE[:500])])
+                saves.append(_took_ms(partial(store.sessions.save, [change])))
+                draft = VersionDraft(name="qa", sha256=str(number), pool="general", target="m", state=_STATE.decode())
+                deploys.append(_took_ms(partial(store.programs.add_version, draft, "live")))
+        with open(Path(folder) / "bare", "wb", buffering=0) as file:
+            for _ in range(_WRITES):
+                bare.append(_took_ms(lambda: (file.write(_STATE), os.fdatasync(file.fileno()))))
+    yield Figure("store: a session's change committed, p99", "ms", 5.0, saves, 0.99)
+    yield Figure("store: a session's change committed", "ms", None, saves)
+    yield Figure("store: a version and its alias committed, p99", "ms", 5.0, deploys, 0.99)
+    yield Figure("beside it: 4 KiB written and synced, p99", "ms", None, bare, 0.99)
+
+
+def _took_ms(do: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    do()
+    return (time.perf_counter() - began) * 1000.0
+
+
 # --- the table --------------------------------------------------------------------------------------
 
 
@@ -163,7 +198,7 @@ def main() -> int:
     print(f"{machine}\n{HEADING}")
     figures: list[Figure] = []
     for measured in (
-        imports(wanted.runs), ends(wanted.runs), idle(wanted.idle_s), coordinator_deaths(wanted.runs),
+        imports(wanted.runs), ends(wanted.runs), idle(wanted.idle_s), coordinator_deaths(wanted.runs), commits(),
     ):  # fmt: skip
         for figure in measured:
             figures.append(figure)

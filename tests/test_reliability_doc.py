@@ -20,12 +20,14 @@ ROWS = {
         "stdout flood", "Exit during a reply", "Poison message", "Pool that cannot boot", "Crash loop",
         "Coordinator SIGKILL", "Owner SIGKILL", "Nanny SIGKILL", "Clock jumps an hour", "Client vanishes",
         "Slow reader", "Work that kills or hangs", "Overload", "Duplicate request id", "Oversize or malformed frame",
-        "No right to connect", "Version skew",
+        "No right to connect", "Version skew", "SIGKILL of the services process",
+        "A kill in the middle of a deployment", "A session's worker dies", "Disk full",
+        "Store corrupt, read-only, of a newer version", "Events and a SIGKILL",
         "Silent line, stopped peer", "Coordinator stopped or suspended", "Remote partition",
     },
     "Orders of dying": {"client", "worker", "zygote", "nanny", "coordinator", "owner"},
     "Defects of others": set("abcdefghijklmnopqr"),
-    "Goals": {"G1", "G2", "G3", "G4", "G6", "G7", "G8", "G9", "G10", "G11", "G13", "G14", "G15"},
+    "Goals": {"G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G10", "G11", "G13", "G14", "G15"},
 }  # fmt: skip
 
 

@@ -28,9 +28,13 @@ SIGNATURE_ERROR: Final = "SIGNATURE_ERROR"
 TOO_LARGE: Final = "TOO_LARGE"
 NOT_FOUND: Final = "NOT_FOUND"
 UNAVAILABLE: Final = "UNAVAILABLE"
+UNAUTHENTICATED: Final = "UNAUTHENTICATED"
 VERSION_MISMATCH: Final = "VERSION_MISMATCH"
 LM_ERROR: Final = "LM_ERROR"
 SANDBOX_MISSING: Final = "SANDBOX_MISSING"
+STORAGE: Final = "STORAGE"
+SESSION_LOST: Final = "SESSION_LOST"
+WORKER_BUSY: Final = "WORKER_BUSY"
 
 # A traceback or message beyond this is cut in the middle: an error must always be able to travel.
 MAX_TEXT_CHARS: Final = 20_000
@@ -47,7 +51,8 @@ class BridgeError(Exception):
     details are plain msgpack values; keys with a meaning for the client: `path` (INVALID_REQUEST),
     `suggestions` (NOT_FOUND), `retry_after_s` (OVERLOADED, CIRCUIT_OPEN), `stage` (DEADLINE_EXCEEDED), `type` and
     `remote_traceback` (REMOTE_ERROR, BootFailed), `cause signal executed worker` (WORKER_LOST),
-    `provider status` (LM_ERROR), `sandbox module` (SANDBOX_MISSING).
+    `provider status` (LM_ERROR), `sandbox module` (SANDBOX_MISSING), `file reason` (STORAGE),
+    `reason session` (SESSION_LOST), `worker session` (WORKER_BUSY).
     """
 
     def __init__(

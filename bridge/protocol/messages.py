@@ -53,7 +53,8 @@ class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, kw_only=Tr
 class Hello(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     """First message of a client or a worker. A worker proves itself with the token it was launched with.
 
-    package_version: "" where it is not known.
+    package_version: "" where it is not known. worker_id of a client: of the worker whose programs it serves, which it
+    proves with another token that the worker was launched with; "" = it is nobody's.
     """
 
     type: int = 1
@@ -66,6 +67,10 @@ class Hello(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     worker_id: str = ""
     pool: str = ""
     incarnation: int = 0
+
+    def __repr__(self) -> str:
+        """Tell who says it, and not the token."""
+        return f"<Hello of a {self.role}: pid {self.pid}, principal {self.principal!r}, worker {self.worker_id!r}>"
 
 
 class Welcome(Message, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -101,6 +106,29 @@ class Refused(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 # --- requests ---------------------------------------------------------------------------------
 
 
+class InSession(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Where a session stands. A client fills in `generation` alone: of the session that it means, 0 = any.
+
+    seq: changes so far. snapshot: the last `tail` bytes of the payload are what it holds (see `protocol.sessions`);
+    else the worker has that since its last attempt.
+    """
+
+    generation: int = 0
+    seq: int = 0
+    snapshot: bool = False
+    tail: int = 0
+
+
+class SessionChange(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What an attempt made of its session: the last `tail` bytes of the payload, 0 = nothing (see `protocol.sessions`).
+
+    seq: changes so far, this one included.
+    """
+
+    seq: int
+    tail: int = 0
+
+
 class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     """One call. client -> coordinator, and, with an epoch, coordinator -> worker (then it is an attempt).
 
@@ -109,6 +137,8 @@ class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     status ROWS. `event_window` > 0: the worker sends at most so many Event messages beyond those that Credit messages
     made room for, then the program waits; 0 = as many as it likes. `segment`: the client's shared segment of this
     request (see `bridge.shared_memory`), "" = none; `shared_bytes`: of its payload there, 0 = the payload is here.
+    `session`: whose call this is, "" = no session's; `in_session`: where the session stands. `worker`: the one worker
+    that is to run it, "" = any; only internal clients may say so.
     """
 
     type: int = 3
@@ -129,6 +159,8 @@ class Request(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     event_window: int = 0
     segment: str = ""
     shared_bytes: int = 0
+    in_session: InSession | None = None
+    worker: str = ""
 
 
 class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -137,7 +169,8 @@ class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     Times are milliseconds. The worker fills status … cached; the coordinator adds the rest. `pressed`: the pool's
     queue is more than half full, so its clients send less at a time. `fallback_used`: it ran elsewhere than it was
     asked for, whose breaker was open or who had no workers. `shared_bytes`: of the payload, which is in the segment of
-    the request, behind what was there; 0 = it is here.
+    the request, behind what was there; 0 = it is here. `session`: what the attempt changed in its session; not for the
+    client.
     """
 
     type: int = 4
@@ -156,6 +189,7 @@ class Reply(Message, frozen=True, gc=False, array_like=True, kw_only=True):
     pressed: bool = False
     fallback_used: bool = False
     shared_bytes: int = 0
+    session: SessionChange | None = None
 
 
 class Event(Message, frozen=True, gc=False, array_like=True, kw_only=True):
@@ -321,11 +355,23 @@ class Stop(Message, frozen=True, gc=False, array_like=True, kw_only=True):
 
 
 class Program(Message, frozen=True, gc=False, array_like=True, kw_only=True):
-    """A program was deployed or removed. payload: an encoded ProgramSpec mapping, or empty = removed."""
+    """A version of a program exists, or is gone. payload: an encoded ProgramSpec mapping, or empty = gone.
+
+    aliases: the names that this version has now; who calls the program by its name alone means "live".
+    """
 
     type: int = 18
     name: str = ""
     program_version: int = 0
+    aliases: list[str] = []
+
+
+class SessionEnd(Message, frozen=True, gc=False, array_like=True, kw_only=True):
+    """A session has ended, or lives elsewhere: the worker forgets it. coordinator -> worker."""
+
+    type: int = 25
+    session: str = ""
+    generation: int = 0
 
 
 # A reader ignores types it does not know.
@@ -334,7 +380,7 @@ TYPES: Final[dict[int, type[Message]]] = {
     for cls in (
         Hello, Welcome, Request, Reply, Refused, Invalid, Cancel, CancelReply, Event, Bye, Ready,
         BootFailed, Heartbeat, Recall, Recalled, Started, Stop, Program, Taken, ToolCall,
-        ToolReply, Pause, Resume, Credit,
+        ToolReply, Pause, Resume, Credit, SessionEnd,
     )
 }  # fmt: skip
 

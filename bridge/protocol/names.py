@@ -7,10 +7,16 @@ from typing import Final
 # Of the operations that exist and of those of later versions: a program deployed today must not stand in their way.
 TAKEN_NAMES: Final = ("ping", "echo", "sleep", "template", "validate", "embed", "optimize")
 TAKEN_PREFIXES: Final = (
-    "dspool.", "dspy.", "fault.", "jobs.", "metrics.", "pipelines.", "programs.", "validators.",
+    "dspool.", "dspy.", "events.", "fault.", "jobs.", "metrics.", "pipelines.", "programs.", "services.", "session.",
+    "sessions.", "store.", "validators.",
 )  # fmt: skip
 
 
 def is_taken(name: str) -> bool:
     """Return whether a name belongs to a built-in operation."""
     return name in TAKEN_NAMES or name.startswith(TAKEN_PREFIXES)
+
+
+def bare(operation: str) -> str:
+    """Return the name under which a program was deployed: "qa" of "qa@7" and "qa@live". Other names are as they are."""
+    return operation.partition("@")[0]

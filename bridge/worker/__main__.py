@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import signatures  # noqa: F401 - found now, before folders of users come first on the path
 from bridge import faultpoints, nesting
@@ -28,6 +30,8 @@ from bridge.worker.slots import StartedSlots
 
 log = logging.getLogger("bridge.worker")
 
+# What a worker can do unless its spec says otherwise; it brings DSPy.
+BUILDER: Final = "bridge.worker.operations:build"
 # Threads that programs have left behind may hold up the end of the interpreter for so long.
 EXIT_LIMIT_S = 1.0
 
@@ -50,7 +54,7 @@ def run(spec_fd: int, slots_fd: int, lifeline_fd: int) -> int:
     os.close(slots_fd)
     sys.path[:0] = spec.python_path
     set_up_logging(spec.log_level)
-    nesting.serve(spec.client_endpoint, current_parent)
+    nesting.serve(spec.client_endpoint, current_parent, worker_id=spec.worker_id, client_token=spec.client_token)
     loop = Loop(spec, lifeline_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator to decide about
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
@@ -71,10 +75,7 @@ def set_up_logging(level: str = "info") -> None:
 
 def _serve(spec: WorkerSpec, slots: StartedSlots, loop: Loop, born_s: float) -> int:
     try:
-        # Imported here: it brings DSPy, which takes a second, and the loop is to say Hello before that.
-        from bridge.worker import operations as builder
-
-        operations = builder.build(spec)
+        operations = _builder(spec.builder or BUILDER)(spec)
         runner = Runner(operations, spec, slots)
     except BaseException as exc:  # noqa: BLE001 - what is imported may call sys.exit()
         error = remote_error(exc)
@@ -91,6 +92,13 @@ def _serve(spec: WorkerSpec, slots: StartedSlots, loop: Loop, born_s: float) -> 
     except Exception:
         log.exception("close_failed")
     return code
+
+
+def _builder(name: str) -> Callable[[WorkerSpec], Any]:
+    """Return what makes the operations. Imported here: it may take long, and the loop is to say Hello before that."""
+    module, _, attribute = name.partition(":")
+    build: Callable[[WorkerSpec], Any] = getattr(importlib.import_module(module), attribute)
+    return build
 
 
 def _leave_for_sure(code: int) -> None:

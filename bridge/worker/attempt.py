@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from bridge.protocol.codec import pack_outcomes
 from bridge.protocol.errors import DEADLINE_EXCEEDED, BridgeError, encode_error
 from bridge.protocol.messages import ERROR, NOT_RUN, OK, ROWS, Reply, Request
+from bridge.protocol.names import bare
 from bridge.protocol.values import decode_value, encode_value, read_plain_rows, split_values
 from bridge.protocol.worker_spec import WorkerSpec
-from bridge.worker.call import Call, CallStopped
+from bridge.worker.call import Call, CallStopped, InlineCall
 from bridge.worker.raised import outcome_error, redacted
+from bridge.worker.sessions import Sessions
 from bridge.worker.slots import StartedSlots
 from bridge.worker.spec_secrets import secrets_of
 
 if TYPE_CHECKING:
+    from bridge.worker.batch_members import Claimed
     from bridge.worker.operations import Asynchronous, Operation, Operations
 
 Outcome = tuple[int, bytes]
@@ -51,6 +54,7 @@ class Runner:
         self.mark = slots.mark
         self._secrets = secrets_of(spec)
         self.batched = operations.batched
+        self.sessions = Sessions(spec)
 
     def run(self, request: Request, call: Call) -> Reply:
         """Run the attempt to its end and return its reply. Raises nothing that user code raised."""
@@ -63,6 +67,24 @@ class Runner:
         else:
             status, payload = self._run_payload(operation, payload, call, self.message_bytes)
         return _reply(request, call, started, status, payload)
+
+    def enter(self, attempt: Claimed) -> Reply | None:
+        """Begin a claimed attempt in its session; return the reply to one that cannot."""
+        try:
+            attempt.request = self.sessions.enter(attempt.request, attempt.call)
+        except BridgeError as error:
+            return refuse(attempt.request, error)
+        return None
+
+    def run_in_session(self, request: Request) -> Reply:
+        """Run an attempt of an inline operation in its session, like `run`."""
+        call = InlineCall(request.request_id, request.epoch, request.operation)
+        try:
+            request = self.sessions.enter(request, call)
+        except BridgeError as error:
+            return refuse(request, error)
+        assert call.visit is not None
+        return self.sessions.answered(call.visit, self.run(request, call))
 
     def value_of(self, payload: bytes) -> Any:
         """Return an argument value. Raises BridgeError."""
@@ -239,5 +261,5 @@ def refuse(request: Request, error: BridgeError) -> Reply:
 
 def expired(request: Request) -> Reply:
     """Return the reply to an attempt whose deadline passed before it started."""
-    text = f"the deadline of {request.operation} passed before a worker could start it"
+    text = f"the deadline of {bare(request.operation)} passed before a worker could start it"
     return refuse(request, BridgeError(DEADLINE_EXCEEDED, text, details={"stage": "queued"}))

@@ -22,9 +22,7 @@ _OUTCOME_BYTES: Final = 7
 class Claimed(Protocol):
     """An attempt that is the batcher's. received_s: `time.monotonic()` when it came."""
 
-    @property
-    def request(self) -> Request:
-        """What was asked."""
+    request: Request
 
     @property
     def call(self) -> Call:

@@ -181,6 +181,9 @@ class Batcher:
     # --- who is in -----------------------------------------------------------------------------------
 
     def _admit(self, attempt: Claimed, source: Source) -> None:
+        if attempt.request.session and (refused := self._runner.enter(attempt)) is not None:
+            source.finish(attempt, refused)
+            return
         request, call = attempt.request, attempt.call
         self._runner.mark(request.epoch)
         now = call.started_s = time.monotonic()
@@ -375,5 +378,12 @@ class Batchers:
             with self._lock:
                 found = self._batchers.get(name)
                 if found is None or found.operation is not operation:
+                    self._forget_former()
                     found = self._batchers[name] = Batcher(name, operation, self._runner)
         return found
+
+    def _forget_former(self) -> None:
+        """Let go of versions that are no more, and of what had to make room. Batches that run keep theirs."""
+        for name, one in list(self._batchers.items()):
+            if self._runner.batched(name) is not one.operation:
+                del self._batchers[name]

@@ -8,10 +8,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE, BridgeError
 from bridge.protocol.messages import Message, ToolReply
+
+if TYPE_CHECKING:
+    from bridge.worker.sessions import Visit
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +81,13 @@ class Call:
     principal: on whose behalf it runs. depth: 0 for a caller's own request, one more for each program in between;
     parent_request_id: of the program that asked, 0 = none. streams: the caller reads tokens and status messages.
     on_tool_reply: takes the answers to this attempt's ToolCall messages, on the io thread: it must not block.
+    visit: of the session that it is in, None = it is in none.
     """
 
     __slots__ = (
         "_emit", "_event", "_events", "_home", "_on_stop", "_stepped_s", "_why", "cached", "cost_usd", "deadline",
         "depth", "epoch", "lm", "lm_calls", "on_tool_reply", "operation", "parent_request_id", "principal",
-        "request_id", "rows_done", "started_s", "streams", "tokens",
+        "request_id", "rows_done", "started_s", "streams", "tokens", "visit",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +105,7 @@ class Call:
         self.parent_request_id = parent_request_id
         self.streams = streams
         self.on_tool_reply: Callable[[ToolReply], None] | None = None
+        self.visit: Visit | None = None
         self._emit = emit
         self._events = events
         self._home = home

@@ -29,6 +29,7 @@ from bridge.protocol.messages import (
     Request,
     ToolReply,
 )
+from bridge.protocol.names import bare
 from bridge.worker.attempt import Runner, Runs, RunsAtOnce, expired, refuse
 from bridge.worker.batching import Batcher, Batchers
 from bridge.worker.call import Call, Progress, current_call
@@ -105,7 +106,7 @@ class Executor:
         deadline = None if request.deadline_ms is None else received_s + request.deadline_ms / 1e3
         events = emitter(request, self._deliver, self._event_room) if request.flags & FLAG_EVENTS else None
         call = Call(
-            request.request_id, request.epoch, request.operation, lm=request.lm, deadline=deadline,
+            request.request_id, request.epoch, bare(request.operation), lm=request.lm, deadline=deadline,
             principal=request.principal, depth=request.depth, parent_request_id=request.parent_request_id,
             home=self._slots, events=events, streams=events is not None and request.event_window > 0,
         )  # fmt: skip
@@ -144,8 +145,11 @@ class Executor:
         if not self.recall(epoch):
             attempt.call.cancel()
             return None
-        text = f"{attempt.request.operation} was cancelled before it started"
-        return refuse(attempt.request, BridgeError(CANCELLED, text))
+        text = f"{attempt.call.operation} was cancelled before it started"
+        reply = refuse(attempt.request, BridgeError(CANCELLED, text))
+        if not attempt.request.session or self._runner is None:
+            return reply
+        return self._runner.sessions.unchanged(attempt.request, reply)
 
     def credit(self, message: Credit) -> None:
         """Take note that the caller has read events of an attempt."""
@@ -202,6 +206,9 @@ class Executor:
         if (batched := runner.batched(operation)) is not None:
             self._leave_line()
             self._lead(attempt, self._batchers.of(operation, batched))
+            return
+        if attempt.request.session and (refused := runner.enter(attempt)) is not None:
+            self._end(attempt, refused)
             return
         context = contextvars.copy_context()
         work = context.run(self._begin, attempt)
@@ -283,9 +290,7 @@ class Executor:
 
     def finish(self, attempt: Any, reply: Reply) -> None:
         """Deliver the reply to an attempt of a batch."""
-        if attempt.emitter is not None:
-            attempt.emitter.close()
-        self._deliver(reply)
+        self._answer(attempt, reply)
 
     def _claim(self) -> Attempt | None:
         """Wait for an attempt and a slot, and make them this thread's; or for the turn of the first in line.
@@ -363,11 +368,17 @@ class Executor:
             _leave(attempt)
 
     def _end(self, attempt: Attempt, reply: Reply) -> None:
-        if attempt.emitter is not None:
-            attempt.emitter.close()
-        self._deliver(reply)
+        self._answer(attempt, reply)
         with self._changed:
             self._slots.leave(attempt)
+
+    def _answer(self, attempt: Attempt, reply: Reply) -> None:
+        if attempt.emitter is not None:
+            attempt.emitter.close()
+        if attempt.call.visit is not None:
+            assert self._runner is not None
+            reply = self._runner.sessions.answered(attempt.call.visit, reply)
+        self._deliver(reply)
 
 
 def _watch(call: Call, task: ProgramTask) -> None:

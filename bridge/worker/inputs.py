@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +16,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from bridge.protocol.record import as_plain
-from bridge.worker import arguments, typed_inputs
+from bridge.worker import arguments, sessions, typed_inputs
 from bridge.worker.checked import is_checked
 from bridge.worker.dspy_signature import UNTYPED, type_of
 from signatures.converters import convert
@@ -34,29 +35,37 @@ class Field(NamedTuple):
     """One input.
 
     convert: (value, path) -> value, raises signatures.ValidationError; None where any value goes. default: makes the
-    value of an input that is not given, None for one that may be left out or must be given.
+    value of an input that is not given, None for one that may be left out or must be given. is_history: it takes a
+    conversation, a `dspy.History`.
     """
 
     required: bool
     convert: Callable[[Any, str], Any] | None = None
     default: Callable[[], Any] | None = None
+    is_history: bool = False
 
 
 class Inputs:
     """The inputs of one program.
 
-    names: in order. open: whether further names are passed on unchecked (a forward with **kwargs).
+    names: in order. open: whether further names are passed on unchecked (a forward with **kwargs). history: the input
+    that is given the conversation of the caller's session, unless the caller gives it; None: there is none.
     """
 
     def __init__(self, fields: Mapping[str, Field], *, is_open: bool = False) -> None:
         self.fields = dict(fields)
         self.names = tuple(self.fields)
         self.is_open = is_open
+        self.history = next((name for name, field in self.fields.items() if field.is_history), None)
 
     @classmethod
     def of_signature(cls, signature: Any) -> Inputs:
         """Return the inputs of a DSPy signature class."""
-        return cls({name: _typed_field(info) for name, info in signature.input_fields.items()})
+        fields = {
+            name: _typed_field(info)._replace(is_history=_is_history(info.annotation))
+            for name, info in signature.input_fields.items()
+        }
+        return cls(fields)
 
     @classmethod
     def of_program(cls, program: Any) -> Inputs:
@@ -68,11 +77,14 @@ class Inputs:
         is_open = False
         forward = getattr(type(program), "forward", None) or type(program).aforward
         parameters = list(inspect.signature(forward).parameters.values())[1:]
+        hints = _hints(forward)
         for parameter in parameters:
             if parameter.kind is parameter.VAR_KEYWORD:
                 is_open = True
             elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                fields[parameter.name] = Field(required=parameter.default is parameter.empty)
+                fields[parameter.name] = Field(
+                    parameter.default is parameter.empty, is_history=_is_history(hints.get(parameter.name))
+                )
         return cls(fields, is_open=is_open)
 
     def check(self, given: Any, owner: str) -> dict[str, Any]:
@@ -84,6 +96,12 @@ class Inputs:
             given = dict(given.items())
         if not isinstance(given, dict):
             raise arguments.invalid("inputs", f"the inputs of {owner} are a mapping, got {arguments.shown(given)}")
+        if (
+            self.history is not None
+            and self.history not in given
+            and (said := sessions.history(self.history)) is not None
+        ):
+            given = {**given, self.history: said}
         problems = [
             (f"inputs.{name}", f"inputs.{name} is missing")
             for name, field in self.fields.items()
@@ -115,6 +133,20 @@ def signature_of(program: Any) -> Any | None:
     if type(program) is dspy.ChainOfThought:
         return program.predict.signature
     return None
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """Return the annotations of a function, none of them if they cannot be read."""
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001 - an annotation may be any text, and evaluating it raise anything
+        return {}
+
+
+def _is_history(annotation: Any) -> bool:
+    """Tell whether an annotation is `dspy.History`, or that or None."""
+    members = [one for one in typing.get_args(annotation) if one is not type(None)]
+    return annotation is dspy.History or (members == [dspy.History] and annotation_allows_none(annotation))
 
 
 def _typed_field(info: FieldInfo) -> Field:

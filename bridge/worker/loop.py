@@ -35,6 +35,7 @@ from bridge.protocol.messages import (
     Refused,
     Reply,
     Request,
+    SessionEnd,
     Started,
     Stop,
     ToolReply,
@@ -254,7 +255,7 @@ class Loop:
         if request.deadline_ms is not None and request.deadline_ms <= 0:
             return expired(request)
         assert self._runner is not None
-        return self._runner.run(request, call)
+        return self._runner.run_in_session(request) if request.session else self._runner.run(request, call)
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -271,6 +272,9 @@ class Loop:
                 self._executor.credit(message)
             case Program():
                 self._change_program(message)
+            case SessionEnd():
+                if self._runner is not None:
+                    self._runner.sessions.forget(message.session, message.generation)
             case Stop():
                 self._stop_asked = True
             case Welcome():

@@ -16,7 +16,7 @@ from bridge.batched import BatchLimits
 from bridge.protocol.errors import BridgeError, not_found
 from bridge.protocol.messages import Program
 from bridge.protocol.worker_spec import WorkerSpec
-from bridge.worker import arguments, faults
+from bridge.worker import arguments, faults, sessions
 from bridge.worker.call import Call
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def build(spec: WorkerSpec) -> Operations:
     from bridge.worker.embedding import Embedder
     from bridge.worker.embedding.operation import Embed
     from bridge.worker.lm import LanguageModels
+    from bridge.worker.loading import Loader
     from bridge.worker.modules import Modules
     from bridge.worker.optimize import Optimize
     from bridge.worker.programs import Programs
@@ -90,12 +91,15 @@ def build(spec: WorkerSpec) -> Operations:
         "echo": _echo,
         "sleep": _sleep,
         "embed": embed,
+        sessions.SET: sessions.set_state,
+        sessions.DELETE: sessions.delete_state,
         **faults.operations(enabled=spec.faults),
         **modules.operations(),
         **{name: functools.partial(_native, name) for name in native.names()},
     }
-    programs = Programs(modules, scope)
+    programs = Programs(Loader(modules, unpickles=spec.allow_pickled_programs), scope)
     built_in["programs.load"] = programs.load_operation
+    built_in["programs.warm"] = programs.warm_operation
     built_in["optimize"] = Optimize(programs, scope)
     return Operations(built_in, programs, models, {"embed": embed} if spec.batch else {})
 
@@ -103,7 +107,7 @@ def build(spec: WorkerSpec) -> Operations:
 class Operations:
     """Finds operations. `inline` names those that take well under a millisecond and run on the io thread."""
 
-    inline: Final = frozenset({"ping", "echo"})
+    inline: Final = frozenset({"ping", "echo", sessions.SET, sessions.DELETE})
 
     def __init__(
         self, built_in: dict[str, Operation], programs: Programs, models: LanguageModels, batched: dict[str, Batched]

@@ -12,11 +12,12 @@ import pydantic_core
 from dspy.teleprompt import BootstrapFewShot, BootstrapFewShotWithRandomSearch, LabeledFewShot  # type: ignore[import-untyped]
 
 from bridge.protocol.errors import not_found
-from bridge.worker import arguments, dataset, metrics
+from bridge.worker import arguments, dataset, metrics, program_state
 from bridge.worker.call import Call
+from bridge.worker.loading import Loaded
 from bridge.worker.metrics import Metric
 from bridge.worker.monitor import Budget, BudgetSpent, Candidate, Monitor
-from bridge.worker.programs import Loaded, Programs
+from bridge.worker.programs import Programs
 from bridge.worker.scope import Scope
 
 DEFAULT_THREADS: Final = 8
@@ -101,7 +102,7 @@ class Optimize:
             raise not_found("optimizer", str(optimizer), OPTIMIZERS)
         params = _read_params(optimizer, fields.get("params"))
         program = fields["program"]
-        loaded = self._programs.load(self._programs.spec(program) if isinstance(program, str) else _spec(program))
+        loaded = self._programs.load(program if isinstance(program, str) else _spec(program))
         if not loaded.module.predictors():
             raise arguments.invalid("program", "the program has no predictor to optimize")
         metric = metrics.find_metric(fields["metric"])
@@ -223,11 +224,9 @@ def _run_all(
 
 
 def _state(program: Any) -> dict[str, Any]:
-    """Return the program's state as plain JSON data, without a language model."""
+    """Return the program's state as plain JSON data, with its fields named and without a language model."""
     state: dict[str, Any] = pydantic_core.to_jsonable_python(program.dump_state(), fallback=str, serialize_unknown=True)
-    if isinstance(program, dspy.Predict):
-        return {**state, "lm": None}
-    return {name: {**one, "lm": None} for name, one in state.items()}
+    return program_state.named(program, state)
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:

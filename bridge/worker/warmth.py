@@ -29,6 +29,7 @@ _MODULES: Final = (
     "bridge.worker.remembered",
     "bridge.worker.configuring",
     "bridge.worker.lm",
+    "bridge.worker.loading",
     "bridge.worker.modules",
     "bridge.worker.optimize",
     "bridge.worker.programs",

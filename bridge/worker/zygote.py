@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from bridge import faultpoints
-from bridge.worker import birth
+from bridge.worker import birth, loaded_modules
 from bridge.worker.surroundings import Surroundings
 
 _MESSAGE_BYTES: Final = 65_536
@@ -130,6 +130,7 @@ class Zygote:
         with Surroundings().kept():
             for module in self._modules:
                 importlib.import_module(module)
+        loaded_modules.note()  # what its children find in memory, and may have to make anew, is made of this
 
     def load(self, loading: Callable[[], None]) -> None:
         """Load what the children are to have, and say so. If that fails, say why and end the process."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from rich.table import Table
 
@@ -64,6 +65,25 @@ def quantile(values: list[float], share: float) -> float:
     # 0.07 * 100 is a little more than 7.
     rank = math.ceil(round(share * len(values), 9))
     return sorted(values)[max(rank, 1) - 1]
+
+
+def p50_and_p99(name: str, unit: str, rounds: list[list[float]], most_p99: float | None = None) -> list[Figure]:
+    """Return both of what each round measured; of the rounds the median is told. most_p99: the limit of the p99."""
+    medians, worst = ([quantile(values, share) for values in rounds] for share in (0.5, 0.99))
+    return [Figure(f"{name}: p50", unit, None, medians), Figure(f"{name}: p99", unit, most_p99, worst)]
+
+
+def timed(call: Callable[[], object], seconds: float) -> list[float]:
+    """Repeat a call for so long, once at least; return what each took, in ms."""
+    times: list[float] = []
+    ended = time.perf_counter()
+    until = ended + seconds
+    while not times or ended < until:
+        began = time.perf_counter()
+        call()
+        ended = time.perf_counter()
+        times.append((ended - began) * 1e3)
+    return times
 
 
 def table_of(figures: Iterable[Figure]) -> Table:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from orchestrator.bench.contender import WORKERS, Payload, window
+
+if TYPE_CHECKING:
+    from orchestrator.client.client import Client
 
 POOLS: Final = ("general", "optimizer", "neural")
 
 
 class Dspool:
-    """A private coordinator with all its workers in one pool."""
+    """A private coordinator with all its workers in one pool. settings: others of `Orchestrator`."""
 
     name: ClassVar[str] = "dspool"
 
-    def __init__(self, pool: str = "general") -> None:
+    def __init__(self, pool: str = "general", **settings: Any) -> None:
         self._pool = pool
+        self._settings = settings
         self._open = ExitStack()
         self._client: Any = None
+        self.pid = 0  # of the coordinator
+
+    @property
+    def client(self) -> Client:
+        """Its client, once it has been started."""
+        client: Client = self._client
+        return client
 
     def start(self) -> None:
         """Start the coordinator and wait until its pool is ready."""
         from orchestrator import Orchestrator
 
         pools = {name: {"size": WORKERS if name == self._pool else 0} for name in {*POOLS, self._pool}}
-        orchestrator = self._open.enter_context(Orchestrator(pools=pools))
+        orchestrator = self._open.enter_context(Orchestrator(pools=pools, **self._settings))
+        self.pid = orchestrator.pid
         self._client = self._open.enter_context(orchestrator.client())
         self.echo({})
 

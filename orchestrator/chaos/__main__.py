@@ -7,11 +7,11 @@ import json
 import sys
 from typing import Final
 
-from bridge.faultpoints import ACTIONS, POINTS
+from bridge.faultpoints import ACTIONS
 from orchestrator.chaos.numbers import count, positive
 from orchestrator.chaos.plan import KINDS
 from orchestrator.chaos.run import PROFILES, Order, run
-from orchestrator.chaos.sweep import sweep
+from orchestrator.chaos.sweep import SWEPT, sweep
 
 # Options without effect where fault points are tried.
 _OF_A_RUN: Final = ("requests", "minutes", "every", "clients", "kinds", "profile")
@@ -39,7 +39,7 @@ def _is_sweep(wanted: argparse.Namespace) -> bool:
 
 def _sweep(wanted: argparse.Namespace) -> int:
     cells = []
-    points, actions = ([one] if one else all_ for one, all_ in ((wanted.point, POINTS), (wanted.action, ACTIONS)))
+    points, actions = ([one] if one else all_ for one, all_ in ((wanted.point, SWEPT), (wanted.action, ACTIONS)))
     print(f"faults to try: {len(points) * len(actions)}", file=sys.stderr, flush=True)
     for cell in sweep(wanted.seed, points, actions):
         cells.append(cell)
@@ -72,9 +72,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="instead, try every fault point with every action")
     parser.add_argument(
         "--point",
-        choices=POINTS,
+        choices=SWEPT,
         metavar="POINT",
-        help=f"instead, this point with every action, or that of --action: {', '.join(POINTS)}",
+        help=f"instead, this point with every action, or that of --action: {', '.join(SWEPT)}",
     )
     parser.add_argument(
         "--action", choices=ACTIONS, help="instead, this action at every fault point, or that of --point"

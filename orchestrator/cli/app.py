@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import calls, dead_letters, lifecycle, listings, service, signatures
+from orchestrator.cli import calls, dead_letters, lifecycle, listings, programs, service, sessions, signatures, store
 from orchestrator.cli.bench import bench
 from orchestrator.cli.doctor import doctor
+from orchestrator.cli.events import events
 from orchestrator.cli.failure import Exit, command
 from orchestrator.cli.screen import out
 from orchestrator.cli.top import top
@@ -51,10 +52,13 @@ def demo() -> None:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     lifecycle.up, lifecycle.down, listings.status, top, service.resize, service.drain, service.restart, calls.call,
-    calls.deploy, calls.undeploy, listings.programs, calls.optimize, listings.logs, bench, doctor, demo,
+    programs.deploy, programs.undeploy, calls.optimize, listings.logs, events, bench, doctor, demo,
 )  # fmt: skip
 for _function in _COMMANDS:
     app.command()(_function)
 app.add_typer(listings.config, name="config")
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(dead_letters.app, name="dead-letter")
+app.add_typer(programs.app, name="programs")
+app.add_typer(store.app, name="store")
+app.add_typer(sessions.app, name="sessions")

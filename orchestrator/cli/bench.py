@@ -12,12 +12,7 @@ from orchestrator.cli.screen import err, out, print_json
 from orchestrator.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from orchestrator.bench import Report
-    from orchestrator.bench.embedding import EmbeddingReport
-    from orchestrator.bench.lives import LivesReport
-    from orchestrator.bench.native import NativeReport
-    from orchestrator.bench.overload import OverloadReport
-    from orchestrator.bench.predicting import PredictingReport
+    from orchestrator.bench.findings import Findings
 
 _CELL_S: Final = 0.5
 
@@ -30,7 +25,7 @@ def bench(
         typer.Option(
             "--seconds",
             min=0.01,
-            show_default="0.5; --dspy: 1; --overload: 30",
+            show_default="0.5; --dspy: 1; --services: 2; --overload: 30",
             help="Of each cell of each round; of an overload.",
         ),
     ] = None,
@@ -55,13 +50,23 @@ def bench(
     dspy: Annotated[
         bool, typer.Option("--dspy", help="Instead: dspy.Predict, also on one thread and behind FastAPI.")
     ] = False,
+    services: Annotated[
+        bool, typer.Option("--services", help="Instead: an echo beside a services process that is busy.")
+    ] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="Instead: what programs, versions, sessions and events cost.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON; - for stdout.")] = None,
 ) -> None:
     """Measure dspool beside other ways to call processes, all in the same run.
 
-    Exits with 1 where --native, --lives, --overload, --embed or --dspy misses a limit.
+    Exits with 1 where --native, --lives, --overload, --embed, --dspy, --services or --control misses a limit.
     """
-    chosen = [name for name, on in _others(native, lives, overload, embed is not None, dspy) if on]
+    others = {
+        "native": native, "lives": lives, "overload": overload, "embed": embed is not None, "dspy": dspy,
+        "services": services, "control": control,
+    }  # fmt: skip
+    chosen = [name for name, on in others.items() if on]
     if len(chosen) > 1:
         raise InvalidRequest(f"--{chosen[0]} and --{chosen[1]} are two measurements: ask for one")
     if peers and chosen:
@@ -80,14 +85,9 @@ def bench(
         raise typer.Exit(Exit.FAILED)
 
 
-def _others(native: bool, lives: bool, overload: bool, embed: bool, dspy: bool) -> tuple[tuple[str, bool], ...]:
-    """Return what else there is to measure, and whether it was asked for."""
-    return ("native", native), ("lives", lives), ("overload", overload), ("embed", embed), ("dspy", dspy)
-
-
 def _measure(
     chosen: list[str], pool: str, seconds: float | None, *, rounds: int, peers: bool, kills: int, model: str
-) -> Report | NativeReport | LivesReport | OverloadReport | EmbeddingReport | PredictingReport:
+) -> Findings:
     """Measure what was chosen, else calls; tell of each step on standard error."""
     console = err()
 
@@ -95,6 +95,14 @@ def _measure(
         console.print(line, markup=False)
 
     match chosen:
+        case ["control"]:
+            from orchestrator.bench.control import run_control
+
+            return run_control(seconds=seconds or _CELL_S, rounds=rounds, say=say)
+        case ["services"]:
+            from orchestrator.bench.services import SECONDS, run_services
+
+            return run_services(seconds=seconds or SECONDS, rounds=rounds, say=say)
         case ["dspy"]:
             from orchestrator.bench.predicting import run_predicting
 
@@ -104,9 +112,10 @@ def _measure(
 
             return run_embedding(embedder=model, rounds=rounds, say=say)
         case ["overload"]:
-            from orchestrator.bench.overload import SECONDS, run_overload
+            from orchestrator.bench.overload import SECONDS as OVERLOAD_S
+            from orchestrator.bench.overload import run_overload
 
-            return run_overload(seconds=seconds or SECONDS, say=say)
+            return run_overload(seconds=seconds or OVERLOAD_S, say=say)
         case ["lives"]:
             from orchestrator.bench.lives import run_lives
 

@@ -1,4 +1,4 @@
-"""`dspool call`, `deploy`, `optimize`: commands that make workers work."""
+"""`dspool call`, `optimize`: commands that make workers work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.arguments import parse_pairs, parse_target, read_args
+from orchestrator.cli.arguments import parse_pairs, read_args
 from orchestrator.cli.coordinators import session
 from orchestrator.cli.failure import command, error_document, exit_code
 from orchestrator.cli.listings import AsJson
@@ -41,6 +41,9 @@ def call(
     key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Calls of one key are run once and have one outcome.")
     ] = None,
+    named: Annotated[
+        str | None, typer.Option("--session", help="The session that it is a call of; begun where there is none.")
+    ] = None,
     streamed: Annotated[
         bool, typer.Option("--stream", help="Show the answer as it is written; with --json a line per piece.")
     ] = False,
@@ -56,12 +59,13 @@ def call(
         if key is not None:
             raise InvalidRequest("--stream and --idempotency-key exclude each other: a repeated call streams nothing")
         options = {"pool": pool, "lm": lm, "deadline_s": deadline_s, "priority": priority, "idempotent": idempotent}
+        options["session"] = named
         _stream(operation, value, options, as_json=as_json)
         return
     with session() as client:
         future = client.submit(
             operation, value, pool=pool, lm=lm, deadline_s=deadline_s, priority=priority, idempotent=idempotent,
-            idempotency_key=key,
+            idempotency_key=key, session=named,
         )  # fmt: skip
         try:
             result = future.result()
@@ -102,44 +106,6 @@ def _meta(meta: Any) -> Any:
     if meta is None:
         return None
     return {name: plain(getattr(meta, name)) for name in meta.__slots__}
-
-
-@command
-def deploy(
-    name: Annotated[str, typer.Argument(help="The name that the program gets: it is called by it.")],
-    target: Annotated[str, typer.Argument(help='pkg.module:Class, file.py:Class, or {"module": …, "signature": …}')],
-    pool: Annotated[str, typer.Option("--pool", help="Where the program runs.")] = "general",
-    state: Annotated[
-        Path | None, typer.Option("--state", help="A JSON file of the program's state, as dspy saves it.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Deploy a program: it is loaded in a worker before this returns."""
-    loaded = None if state is None else read_args(f"@{state}", [])
-    if loaded is not None and not isinstance(loaded, dict):
-        raise InvalidRequest(f"{state} holds no program's state: a JSON object is needed", path="state")
-    with session() as client:
-        version = client.deploy(name, parse_target(target), pool=pool, state=loaded)
-    if as_json:
-        print_json({"name": version.name, "version": version.version, "sha256": version.sha256})
-    else:
-        out().print(
-            f"{version.name} version {version.version} ({version.sha256[:12]}) is deployed in {pool}", markup=False
-        )
-
-
-@command
-def undeploy(
-    name: Annotated[str, typer.Argument(help="A deployed program.")],
-    as_json: AsJson = False,
-) -> None:
-    """Remove a deployed program."""
-    with session() as client:
-        client.undeploy(name)
-    if as_json:
-        print_json({"name": name, "deployed": False})
-    else:
-        out().print(f"{name} is removed", markup=False)
 
 
 @command

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from subprocess import Popen
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -39,6 +39,9 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @command
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when every pool is ready.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Deploy programs again when a file changes that they are made of.")
+    ] = False,
     file: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +53,8 @@ def up(
 
     if as_json and not detach:
         raise InvalidRequest("--json needs --detach: in the foreground there is no end to wait for")
+    if reload and detach:
+        raise InvalidRequest("--reload watches in the foreground: it cannot be used with --detach")
     settings = load(file)
     order: dict[str, Any] = {
         "config": None if settings.file is None else str(settings.file),
@@ -74,7 +79,7 @@ def up(
     if detach:
         _up_detached(starting, bound, settings, as_json)
     else:
-        _up_here(starting, bound, settings)
+        _up_here(starting, bound, settings, reload)
 
 
 def _up_detached(starting: Starting, bound: Bound, settings: Settings, as_json: bool) -> None:
@@ -106,7 +111,7 @@ def _print_started(
         console.print(f"other commands find it by DSPOOL_ENDPOINT={bound.endpoint}", markup=False)
 
 
-def _up_here(starting: Starting, bound: Bound, settings: Settings) -> None:
+def _up_here(starting: Starting, bound: Bound, settings: Settings, reload: bool) -> None:
     """Watch over a coordinator that ends with this process."""
     family: list[processes.Process] = []
     with _forwarding(starting.process, family) as signalled:
@@ -120,7 +125,8 @@ def _up_here(starting: Starting, bound: Bound, settings: Settings) -> None:
             if not signalled:
                 ending.abandon(bound.pid)
                 raise
-        code = starting.process.wait()
+        with _reloading(bound, settings) if reload and not signalled else nullcontext():
+            code = starting.process.wait()
     if not signalled and code:
         raise Unavailable(f"the coordinator ended by itself (exit code {code})")
     left = processes.survivors([*family, *processes.of_run(bound.run_id)], _STOP_TIMEOUT_S)
@@ -131,6 +137,17 @@ def _up_here(starting: Starting, bound: Bound, settings: Settings) -> None:
         raise typer.Exit(Exit.INTERRUPTED)
     if left:
         raise typer.Exit(Exit.FAILED)
+
+
+@contextmanager
+def _reloading(bound: Bound, settings: Settings) -> Iterator[None]:
+    from orchestrator.cli.reload import reloading
+    from orchestrator.client.client import Client
+
+    client = Client(bound.endpoint, run_id=bound.run_id)
+    out().print("programs are deployed again when their files change", markup=False)
+    with reloading(client, settings.python_path, settings.programs, lambda text: out().print(text, markup=False)):
+        yield
 
 
 @contextmanager

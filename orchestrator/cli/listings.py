@@ -1,4 +1,4 @@
-"""`dspool status`, `programs`, `logs`, `config`: commands that look."""
+"""`dspool status`, `logs`, `config`: commands that look."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def status(as_json: AsJson = False) -> None:
         console.print(_dead_table(dead))
         console.print("their last lines and their stacks: dspool logs WORKER", markup=False)
     console.print(memory_text(stats["memory"]), markup=False)
+    console.print(services_text(stats["services"]), markup=False)
     for name in ("requests", "wire"):
         console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in stats[name].items()))
 
@@ -107,6 +108,17 @@ def memory_text(memory: Mapping[str, Any]) -> str:
     """Return how much memory is in use, from `stats()["memory"]`, and whether that keeps requests out."""
     used = "-" if memory["used"] is None else f"{memory['used'] * 100:.0f} % used"
     return f"memory: {used}" + ("; admission is paused: new requests are refused" if memory["paused"] else "")
+
+
+def services_text(services: Mapping[str, Any]) -> str:
+    """Return how the services process is, from `stats()["services"]`, and where its store is."""
+    if services["state"] == "off":
+        return "services: off, nothing has needed them"
+    process = f" ({services['worker']}, pid {services['pid']})" if services["pid"] else ""
+    restarts = f", restarted {services['restarts']} times" if services["restarts"] else ""
+    store = f", store {services['store']['where']}" if services["store"] else ""
+    problem = f"; {services['problem']}" if services["problem"] else ""
+    return f"services: {services['state']}{process}{restarts}{store}{problem}"
 
 
 def running_calls(workers: Sequence[Mapping[str, Any]], *, beyond_s: float = 0.0) -> list[dict[str, Any]]:
@@ -171,34 +183,6 @@ def _ended_by(end: Mapping[str, Any]) -> str:
     if end["signal"] is not None:
         return f"signal {end['signal']}"
     return f"exit code {end['code']}" if end["code"] is not None else str(end["kind"]).replace("_", " ")
-
-
-# --- programs ---------------------------------------------------------------------------------
-
-
-@command
-def programs(as_json: AsJson = False) -> None:
-    """List the deployed programs."""
-    with session() as client:
-        rows = plain(client.programs())
-    if as_json:
-        print_json(rows)
-    elif not rows:
-        out().print("no program is deployed: dspool deploy NAME TARGET", markup=False)
-    else:
-        made = table("program", ">version", "pool", "inputs", "outputs", "target", "sha256")
-        out().print(
-            fill(
-                made,
-                (
-                    [
-                        row["name"], row["version"], row["pool"], ", ".join(row["inputs"]), ", ".join(row["outputs"]),
-                        row["target"], row["sha256"][:12],
-                    ]
-                    for row in rows
-                ),
-            )
-        )  # fmt: skip
 
 
 # --- logs -------------------------------------------------------------------------------------

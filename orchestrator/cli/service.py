@@ -15,6 +15,7 @@ from orchestrator.cli.listings import AsJson, size_text
 from orchestrator.cli.plain import plain
 from orchestrator.cli.screen import err, out, print_json
 from orchestrator.errors import Unavailable
+from pools.services import NAME as SERVICES
 from pools.worker_id import incarnation_of, place_of, pool_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is done; Ctrl-C only ends the waiting.")]
 Row = Mapping[str, Any]
 _LOOK_S: Final = 0.1
+# So long the services process may take to end, and its successor to be ready.
+_SERVICES_S: Final = 30.0
 _READY: Final = ("ready", "busy")
 _ALIVE: Final = ("launching", "booting", *_READY)
 
@@ -87,11 +90,15 @@ def restart(
 ) -> None:
     """Replace a worker, or a pool's workers one after the other; each has its spare ready before it is told to go.
 
-    Without --grace-s a worker has all the time that its work needs. Drained places are filled again.
+    Without --grace-s a worker has all the time that its work needs. Drained places are filled again. The coordinator's
+    own process, `services`, ends before the next one begins, and has a few seconds for what it runs.
     """
     with session() as client:
+        before = client.stats()["services"]["worker"]
         told = client.restart(target, grace_s=grace_s)
-        if wait:
+        if wait and SERVICES in (target, pool_of(target)):
+            told = {**told, "replaced": _follow_services(client, before)}
+        elif wait:
             told = {**told, "replaced": _follow_restart(client, target, told["replacing"])}
     if as_json:
         print_json(plain(told))
@@ -138,6 +145,23 @@ def _follow_restart(client: Client, target: str, names: Sequence[str]) -> dict[s
 
     _follow(look)
     return followers
+
+
+def _follow_services(client: Client, before: str | None) -> dict[str, str | None]:
+    """Wait until another services process is ready; return who followed whom. Raises Unavailable if none comes."""
+    until = time.monotonic() + _SERVICES_S
+
+    def look() -> str:
+        found = client.stats()["services"]
+        if found["state"] == "ready" and found["worker"] != before:
+            return ""
+        if time.monotonic() >= until:
+            raise Unavailable(f"the services process is {found['state']}: {found['problem'] or 'it starts'}")
+        return f"services: {found['state']}"
+
+    _follow(look)
+    after: str | None = client.stats()["services"]["worker"]
+    return {} if before is None else {before: after}
 
 
 def _progress(names: Sequence[str], waiting: Sequence[str], workers: Iterable[Row]) -> str:

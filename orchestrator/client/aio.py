@@ -17,6 +17,7 @@ from orchestrator.client import native
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
 from orchestrator.client.core import Connection
+from orchestrator.client.events import FleetEvent, Reading
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import AsyncJob, EventLog, Steps
 from orchestrator.client.mailbox import Mailbox, Waiter, tell
@@ -24,9 +25,10 @@ from orchestrator.client.remote import Awaiting
 from orchestrator.client.request import Call, check_request, encode_args, encode_payload, encode_rows
 from orchestrator.client.room import Asking
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
+from orchestrator.client.sessions import AsyncSession, opening
 from orchestrator.client.signature_text import signing, takes_signature, with_text
 from orchestrator.client.stream import WINDOW, AsyncStream, Feed
-from orchestrator.errors import from_bridge
+from orchestrator.errors import DspoolError, from_bridge
 
 T = TypeVar("T")
 Lend = Callable[[], AbstractAsyncContextManager[object]]
@@ -128,6 +130,12 @@ class AsyncClient(Awaiting, Api):
         """Cancel a request of this client; see Future.cancel."""
         found = self.connection.cancel_id(request_id, force)
         return AsyncCancelOutcome(found.stage, found.how, found)
+
+    def session(
+        self, id: str, *, ttl_s: float | None = None, affinity: str | None = None, on_loss: str | None = None
+    ) -> AsyncSession:
+        """Open the session of this name, or begin it, when it is awaited or entered; see `Client.session`."""
+        return AsyncSession(self, opening(id, ttl_s, affinity, on_loss))
 
     async def close(self) -> None:
         """Leave: what is queued is cancelled, what runs is asked to stop, futures end with Cancelled."""
@@ -242,6 +250,17 @@ class AsyncClient(Awaiting, Api):
             except StopIteration as stop:
                 return stop.value
             value = await self._run(call)
+
+    async def _follow(self, reading: Reading) -> AsyncIterator[FleetEvent]:
+        while not reading.over:
+            try:
+                found = reading.take(await self._run(reading.ask()))
+            except DspoolError as error:
+                found = reading.failed(error, ended=self.connection.ended)
+            for event in found:
+                yield event
+            if reading.pause_s:
+                await asyncio.sleep(reading.pause_s)
 
     def _map(self, plan: MapPlan) -> AsyncIterator[Any]:
         loop, connection, news = asyncio.get_running_loop(), self.connection, asyncio.Event()

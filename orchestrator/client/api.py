@@ -7,11 +7,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from bridge.protocol.values import Prediction
-from orchestrator.client.calls import ProgramVersion, absolute_target, is_program_name
+from orchestrator.client.calls import absolute_target, is_program_name
 from orchestrator.client.dataset import read_rows
 from orchestrator.client.embedder import BATCH_SIZE, Embedder
+from orchestrator.client.events import Reading
 from orchestrator.client.jobs import OptimizationResult, Steps, read_result
-from orchestrator.client.remote import bind_methods, calling, mapping, remote, starting, streaming, submitting
+from orchestrator.client.programs import ProgramsApi
+from orchestrator.client.remote import (
+    bind_methods,
+    calling,
+    following,
+    mapping,
+    remote,
+    starting,
+    streaming,
+    submitting,
+)
 from orchestrator.client.request import (
     ORDINARY,
     Call,
@@ -24,6 +35,7 @@ from orchestrator.client.request import (
 )
 from orchestrator.client.request import mapping as check_mapping
 from orchestrator.client.rows import MAX_ROWS, MapPlan
+from orchestrator.client.sessions import SessionsApi
 from orchestrator.client.tools import Toolset
 from orchestrator.errors import InvalidRequest
 from pools.config import MAX_SIZE
@@ -38,7 +50,7 @@ if TYPE_CHECKING:
 OPTIMIZER_POOL: Final = "optimizer"
 
 
-class Api:
+class Api(SessionsApi, ProgramsApi):
     """What can be asked of a coordinator.
 
     Options of every call: `pool` (None = where the operation is at home), `deadline_s` (None = the pool's default),
@@ -50,6 +62,8 @@ class Api:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         bind_methods(cls, Api)
+        bind_methods(cls, SessionsApi)
+        bind_methods(cls, ProgramsApi)
 
     # --- operations ---------------------------------------------------------------------------
 
@@ -57,22 +71,25 @@ class Api:
     def execute(
         self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
         lm: str | None = None, priority: str = "normal", idempotent: bool = False, idempotency_key: str | None = None,
+        session: str | None = None,
     ) -> Call[Any]:  # fmt: skip
         """Run an operation and return its value.
 
         operation: a built-in name, `dspy.<Module>`, or the name of a deployed program (whose args are its inputs).
         idempotency_key: 1 to 200 characters; calls of this principal, operation and key are one: it is run once, and
         later ones have its outcome for ten minutes. With other args the key is refused (InvalidRequest).
+        session: the name of the session that it is a call of; it begins where there is none (see `session`).
         `template`, `validate`, `metrics.…` and `validators.…` run in this process unless a pool is given; the options
         then have no effect, and values may be such as could not travel.
         """
-        terms = request_terms(priority, idempotent, idempotency_key)
+        terms = request_terms(priority, idempotent, idempotency_key, session)
         return Call(operation, args, pool, deadline_s, lm, terms=terms)
 
     @submitting
     def submit(
         self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
         lm: str | None = None, priority: str = "normal", idempotent: bool = False, idempotency_key: str | None = None,
+        session: str | None = None,
     ) -> Call[Any]:  # fmt: skip
         """Start an operation and return its future.
 
@@ -80,13 +97,13 @@ class Api:
         of this client are unanswered it waits for room, at most the deadline. What runs in this process (see `execute`)
         has run when this returns.
         """
-        terms = request_terms(priority, idempotent, idempotency_key)
+        terms = request_terms(priority, idempotent, idempotency_key, session)
         return Call(operation, args, pool, deadline_s, lm, terms=terms)
 
     @streaming
     def stream(
         self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
-        lm: str | None = None, priority: str = "normal", idempotent: bool = False,
+        lm: str | None = None, priority: str = "normal", idempotent: bool = False, session: str | None = None,
     ) -> Call[Any]:  # fmt: skip
         """Run an operation; iterate over `Token`, `Status`, `Progress`, and one `Final` with its value at the end.
 
@@ -94,7 +111,7 @@ class Api:
         Leaving early cancels the request: `close`, a `with` block's end, or the stream itself gone. The reader sets
         the pace: while 64 events are not taken the program waits, after 30 s of that it ends with SlowConsumer.
         """
-        terms = request_terms(priority, idempotent)
+        terms = request_terms(priority, idempotent, session=session)
         return Call(operation, args, pool, deadline_s, lm, terms=terms)
 
     @mapping
@@ -182,30 +199,6 @@ class Api:
         """Return a deployed program as something to call with its inputs."""
         terms = request_terms(priority, idempotent)
         return lambda inputs: Call(name, inputs, pool, deadline_s, lm, terms=terms)
-
-    @remote
-    def deploy(
-        self, name: str, target: str | Mapping[str, Any], *, pool: str = "general",
-        state: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None,
-        deadline_s: float | None = None,
-    ) -> Call[ProgramVersion]:  # fmt: skip
-        """Deploy a program under a name, loaded in a worker before this answers.
-
-        target: "package.module:QA", "file.py:QA" (from this directory), or {"module": "dspy.Predict", "signature":
-        "…"}, where a `Signature` class may stand for its text. state: what dspy's dump_state returned. Raises
-        RemoteError with the traceback if it does not load.
-        """
-        return deploy_call(name, target, pool, state, config, deadline_s)
-
-    @remote
-    def programs(self) -> Call[list[dict[str, Any]]]:
-        """Return the deployed programs."""
-        return Call("dspool.programs")
-
-    @remote
-    def undeploy(self, name: str) -> Call[None]:
-        """Remove a program. Raises NotFound."""
-        return Call("dspool.undeploy", {"name": check_name("name", name)}, read=lambda _: None)
 
     @starting
     def optimize(
@@ -304,6 +297,17 @@ class Api:
         """
         return Call("dspool.health")
 
+    @following
+    def events(self, after: int = 0, *, follow: bool = True) -> Reading:
+        """Iterate over the event log: what happens to the fleet, the past first, in order, each event once.
+
+        after: the number (`seq`) of the last event that is known; 0 = begin with the oldest that is kept. Who goes on
+        with the number that it saw last misses none, with another client and after a restart of the coordinator too;
+        where some are not kept any more, an event `events_lost` says so. follow: wait for what happens; False = end
+        with what has happened. Raises Unavailable when the coordinator ends.
+        """
+        return Reading(after, follow=follow)
+
     # --- dead letters -------------------------------------------------------------------------
 
     @remote
@@ -344,21 +348,6 @@ def _size_args(size: Any) -> dict[str, int]:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
-
-
-def deploy_call(
-    name: str, target: Any, pool: str | None, state: Mapping[str, Any] | None, config: Mapping[str, Any] | None,
-    deadline_s: float | None = None,
-) -> Call[ProgramVersion]:  # fmt: skip
-    """Return the call that deploys."""
-    args = {
-        "name": check_name("name", name),
-        "target": absolute_target(dict(target) if isinstance(target, Mapping) else target),
-        "pool": pool,
-        "state": None if state is None else dict(check_mapping("state", state)),
-        "config": None if config is None else dict(check_mapping("config", config)),
-    }
-    return Call("dspool.deploy", args, deadline_s=deadline_s, read=lambda found: ProgramVersion(**found))
 
 
 def _module_call(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Self, TypeVar
 
 from orchestrator.client.signature_text import with_text
 
@@ -15,11 +15,23 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class ProgramVersion:
-    """What was deployed. sha256: of the program's source, target, state and configuration."""
+    """What was deployed. sha256: of the program's source, target, state and configuration.
+
+    alias: what names it now. created: false = the alias named this very content already. previous: the version that the
+    alias named before, None = none.
+    """
 
     name: str
     version: int
     sha256: str
+    alias: str = "live"
+    created: bool = True
+    previous: int | None = None
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """Read what `programs.deploy` answers."""
+        return cls(**{field.name: told[field.name] for field in fields(cls) if field.name in told})
 
 
 class Callee(Generic[T, S]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from types import TracebackType
@@ -12,6 +13,7 @@ from orchestrator.client import native
 from orchestrator.client.api import Api
 from orchestrator.client.calls import Callee
 from orchestrator.client.core import Connection
+from orchestrator.client.events import FleetEvent, Reading
 from orchestrator.client.future import CancelOutcome, Future
 from orchestrator.client.jobs import EventLog, Job, Steps
 from orchestrator.client.remote import Waiting
@@ -27,8 +29,10 @@ from orchestrator.client.request import (
     request_terms,
 )
 from orchestrator.client.rows import MAX_CHUNK_BYTES, MapPlan, RowMap
+from orchestrator.client.sessions import Session, opening
 from orchestrator.client.signature_text import DSPY, signing, takes_signature, with_text
 from orchestrator.client.stream import WINDOW, Stream
+from orchestrator.errors import DspoolError
 
 T = TypeVar("T")
 
@@ -53,6 +57,18 @@ class Client(Waiting, Api):
     def cancel(self, request_id: int, force: bool = False) -> CancelOutcome:
         """Cancel a request of this client; see Future.cancel."""
         return self.connection.cancel_id(request_id, force)
+
+    def session(
+        self, id: str, *, ttl_s: float | None = None, affinity: str | None = None, on_loss: str | None = None
+    ) -> Session:
+        """Open the session of this name, or begin it; options that are given change it, the others are the configured.
+
+        ttl_s: it expires when nobody has used it for so long. affinity: what a call does while the session's worker has
+        no free slot: "hint" runs it elsewhere, "strict_queue" waits, "strict_fail_fast" raises WorkerBusy, also while
+        another call of the session runs. on_loss: when its worker ends it is rebuilt elsewhere ("restore"), or its
+        calls raise SessionLost until it is opened again ("fail"). Raises Overloaded where there are too many.
+        """
+        return Session(self, self._run(opening(id, ttl_s, affinity, on_loss)))
 
     def close(self) -> None:
         """Leave: what is queued is cancelled, what runs is asked to stop, futures end with Cancelled."""
@@ -80,14 +96,15 @@ class Client(Waiting, Api):
 
     def _execute(self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
                  lm: str | None = None, priority: str = "normal", idempotent: bool = False,
-                 idempotency_key: str | None = None) -> Any:  # fmt: skip
-        terms = request_terms(priority, idempotent, idempotency_key)
+                 idempotency_key: str | None = None, session: str | None = None) -> Any:  # fmt: skip
+        terms = request_terms(priority, idempotent, idempotency_key, session)
         return self._wait(self._put(operation, args, pool, deadline_s, lm, terms, lead=True)).result()
 
     def _submit(self, operation: str, args: Any = None, *, pool: str | None = None, deadline_s: float | None = None,
                 lm: str | None = None, priority: str = "normal", idempotent: bool = False,
-                idempotency_key: str | None = None) -> Future:  # fmt: skip
-        return self._put(operation, args, pool, deadline_s, lm, request_terms(priority, idempotent, idempotency_key))
+                idempotency_key: str | None = None, session: str | None = None) -> Future:  # fmt: skip
+        terms = request_terms(priority, idempotent, idempotency_key, session)
+        return self._put(operation, args, pool, deadline_s, lm, terms)
 
     # What has no plan: calls that can be as small as their overhead.
     without_plan: ClassVar = {"execute": _execute, "submit": _submit}
@@ -175,6 +192,16 @@ class Client(Waiting, Api):
             has_room=lambda _: True, ended=lambda: connection.ended,
         )  # fmt: skip
         return self._iterate(rows)
+
+    def _follow(self, reading: Reading) -> Iterator[FleetEvent]:
+        while not reading.over:
+            try:
+                found = reading.take(self._run(reading.ask()))
+            except DspoolError as error:
+                found = reading.failed(error, ended=self.connection.ended)
+            yield from found
+            if reading.pause_s:
+                time.sleep(reading.pause_s)
 
     def _iterate(self, rows: RowMap) -> Iterator[Any]:
         window = rows.window

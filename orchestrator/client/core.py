@@ -20,6 +20,7 @@ from bridge.protocol.messages import (
     CancelReply,
     Credit,
     Event,
+    InSession,
     Invalid,
     Message,
     Reply,
@@ -49,6 +50,8 @@ _LAST_WORDS_S: Final = 0.005
 _DYING_S: Final = 0.1
 # Of a traceback.
 _TOLD_CHARS: Final = 4000
+# Operations that the coordinator answers itself: it looks into no segment.
+_CONTROL: Final = "dspool."
 
 
 class Connection(Cancelling):
@@ -60,17 +63,17 @@ class Connection(Cancelling):
 
     room_class: ClassVar = Room
     future_class: ClassVar = Future
+    open_link: ClassVar = staticmethod(open_link)
     apaused: Callable[[], AbstractAsyncContextManager[object]] | None = None
 
     def __init__(self, endpoint: str, *, principal: str = "default", run_id: str = "", timeout_s: float = 5.0) -> None:
-        link = open_link(endpoint, principal=principal, run_id=run_id, timeout_s=timeout_s)
+        link = self.open_link(endpoint, principal=principal, run_id=run_id, timeout_s=timeout_s)
         super().__init__(link)
         welcome = link.welcome
         self.endpoint = endpoint
         self.run_id = welcome.run_id
         self.coordinator_pid = welcome.pid
-        self.nesting = welcome.nesting
-        self.message_bytes = welcome.message_bytes
+        self.nesting, self.message_bytes = welcome.nesting, welcome.message_bytes
         self.max_in_flight = welcome.max_in_flight
         self._forked = False
         self._last_id = request_id_base(welcome.client_no)
@@ -109,7 +112,8 @@ class Connection(Cancelling):
         segment = None
         try:
             if type(payload) is not bytes or len(payload) >= LARGE_BYTES or route.large:
-                payload, segment = self._sharing.place(payload, route, keyed=bool(terms.idempotency_key))
+                framed = bool(terms.idempotency_key) or route.operation.startswith(_CONTROL)
+                payload, segment = self._sharing.place(payload, route, framed=framed)
             while True:
                 with self.lock:
                     if self._ended is not None:
@@ -124,6 +128,11 @@ class Connection(Cancelling):
                             flags=terms.flags if on_event is None else terms.flags | FLAG_EVENTS,
                             event_window=event_window, parent_request_id=parent_request_id,
                         )  # fmt: skip
+                        if terms.session:
+                            place = InSession(terms.generation) if terms.generation else None
+                            request = replace(request, session=terms.session, in_session=place)
+                        if terms.worker:
+                            request = replace(request, worker=terms.worker)
                         if segment is not None:
                             request = replace(request, segment=segment.name, shared_bytes=segment.used_bytes)
                             self._sharing.lent[number], segment = segment, None

@@ -208,7 +208,7 @@ class OptimizationResult(Generic[T]):
     def _deployment(self, name: str | None) -> Steps:
         source = self._source
         if is_program_name(source):
-            rows = yield Call("dspool.programs")
+            rows = yield Call("programs.list")
             found = [row for row in rows if row["name"] == source]
             if not found:
                 raise NotFound(f"program {source!r}, which was optimized, is not deployed any more")
@@ -219,8 +219,8 @@ class OptimizationResult(Generic[T]):
         if name is None:
             raise InvalidRequest("give the deployed program a name: deploy(name=…)", path="name")
         args = {"name": name, "target": target, "pool": pool, "state": self.program, "config": config}
-        found = yield Call("dspool.deploy", args)
-        return ProgramVersion(**found)
+        found = yield Call("programs.deploy", args)
+        return ProgramVersion.of(found)
 
 
 def read_result(found: Mapping[str, Any], source: Any, deploy: Callable[[Steps], T]) -> OptimizationResult[T]:

@@ -49,11 +49,17 @@ class Link:
         os.close(self.pidfd)
 
 
-def open_link(endpoint: str, *, principal: str, run_id: str, timeout_s: float) -> Link:
-    """Connect and be welcomed.
+def open_link(
+    endpoint: str, *, principal: str, run_id: str, timeout_s: float, worker_id: str = "", token: str = ""
+) -> Link:
+    """Connect and be welcomed. worker_id, token: of the worker whose programs ask here, if they are one's.
 
     Raises Unavailable if nobody answers in `timeout_s`, and what the coordinator says if it refuses.
     """
+    hello = Hello(
+        package_version=package_version(), run_id=run_id, pid=os.getpid(), role="client", principal=principal,
+        token=token.encode(), worker_id=worker_id,
+    )  # fmt: skip
     _probe(endpoint)
     context: zmq.Context[Any] = zmq.Context()
     try:
@@ -62,7 +68,7 @@ def open_link(endpoint: str, *, principal: str, run_id: str, timeout_s: float) -
         context.term()
         raise Unavailable(f"cannot connect to {endpoint} ({exc.strerror}): {ADVICE}") from exc
     try:
-        welcome = _handshake(dealer, endpoint, principal, run_id, time.monotonic() + timeout_s)
+        welcome = _handshake(dealer, endpoint, hello, time.monotonic() + timeout_s)
         return Link(context, dealer, _watch(welcome, endpoint), dealer.end_fileno(), welcome)
     except BaseException:
         dealer.socket.setsockopt(zmq.LINGER, 0)
@@ -87,8 +93,7 @@ def _probe(endpoint: str) -> None:
             raise Unavailable(f"no coordinator answers at {endpoint} ({os.strerror(code)}): {ADVICE}")
 
 
-def _handshake(dealer: Dealer, endpoint: str, principal: str, run_id: str, until: float) -> Welcome:
-    hello = Hello(package_version=package_version(), run_id=run_id, pid=os.getpid(), role="client", principal=principal)
+def _handshake(dealer: Dealer, endpoint: str, hello: Hello, until: float) -> Welcome:
     frames = codec.encode_frames([hello])[0]
     poller = select.poll()
     poller.register(dealer.fileno(), select.POLLIN)

@@ -25,6 +25,7 @@ from orchestrator.client.aio import AsyncClient
 from orchestrator.client.client import Client
 from orchestrator.client.core import Connection
 from orchestrator.client.future import Future
+from orchestrator.client.link import Link, open_link
 from orchestrator.client.request import Call
 from orchestrator.client.room import Room, Route
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, InvalidRequest, from_bridge
@@ -63,11 +64,18 @@ class ChildFuture(Future):
             error.details["nested"] = self.route.operation
 
 
+def _open_link(endpoint: str, **named: Any) -> Link:
+    """Open a line as this worker's: what comes over it may be nested in what runs here."""
+    worker_id, token = nesting.credentials()
+    return open_link(endpoint, worker_id=worker_id, token=token, **named)
+
+
 class SharedConnection(Connection):
     """What the programs of a worker share."""
 
     room_class: ClassVar = Unheld
     future_class: ClassVar = ChildFuture
+    open_link: ClassVar = staticmethod(_open_link)
 
 
 class Handle:

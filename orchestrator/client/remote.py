@@ -17,6 +17,7 @@ from orchestrator.client.request import Call
 if TYPE_CHECKING:
     from orchestrator.client.aio import AsyncFuture
     from orchestrator.client.calls import Callee
+    from orchestrator.client.events import FleetEvent, Reading
     from orchestrator.client.future import Future
     from orchestrator.client.jobs import AsyncJob, Job
     from orchestrator.client.rows import MapPlan
@@ -155,6 +156,26 @@ class mapping(Planned[P, T]):
     def __get__(self, client: Waiting, owner: type) -> Callable[P, Iterator[Any]]: ...
     @overload
     def __get__(self, client: Awaiting, owner: type) -> Callable[P, AsyncIterator[Any]]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        """Return the plan: on a client there is a function in its place."""
+        return self
+
+
+class following(Planned[P, Any]):
+    """Iterate over events, as they happen."""
+
+    via = "_follow"
+    shows = ("Iterator[FleetEvent]", "AsyncIterator[FleetEvent]")
+
+    def __init__(self, plan: Callable[Concatenate[Any, P], Reading]) -> None:
+        super().__init__(plan)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Waiting, owner: type) -> Callable[P, Iterator[FleetEvent]]: ...
+    @overload
+    def __get__(self, client: Awaiting, owner: type) -> Callable[P, AsyncIterator[FleetEvent]]: ...
     def __get__(self, client: Any, owner: type) -> Any:
         """Return the plan: on a client there is a function in its place."""
         return self

@@ -34,11 +34,18 @@ PRIORITIES: Final = {"high": PRIORITY_HIGH, "normal": PRIORITY_NORMAL, "low": PR
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms a request is served: fields of a Request, each with the default of the wire."""
+    """On what terms a request is served: fields of a Request, each with the default of the wire.
+
+    generation: of the session that is meant, 0 = whichever has the name now. worker: the one that is to run it; only
+    the services process may say so.
+    """
 
     priority: int = PRIORITY_NORMAL
     flags: int = 0
     idempotency_key: str = ""
+    session: str = ""
+    generation: int = 0
+    worker: str = ""
 
 
 ORDINARY: Final = Terms()
@@ -111,12 +118,15 @@ def check_request(operation: str, pool: str | None, deadline_s: float | None, lm
         check_name("lm", lm)
 
 
-def request_terms(priority: str, idempotent: bool = False, idempotency_key: str | None = None) -> Terms:
+def request_terms(
+    priority: str, idempotent: bool = False, idempotency_key: str | None = None, session: str | None = None,
+    generation: int = 0,
+) -> Terms:  # fmt: skip
     """Return the terms that were asked for; a key makes a request idempotent.
 
     Raises InvalidRequest that names the argument at fault.
     """
-    if priority == "normal" and idempotent is False and idempotency_key is None:
+    if priority == "normal" and idempotent is False and idempotency_key is None and session is None:
         return ORDINARY
     one_of("priority", priority, tuple(PRIORITIES))
     if not isinstance(idempotent, bool):
@@ -125,8 +135,21 @@ def request_terms(priority: str, idempotent: bool = False, idempotency_key: str 
         not isinstance(idempotency_key, str) or not 0 < len(idempotency_key) <= MAX_KEY_CHARS
     ):
         raise _invalid("idempotency_key", f"a text of 1 to {MAX_KEY_CHARS} characters", idempotency_key)
+    if session is not None:
+        check_session(session)
+        if idempotency_key is not None:
+            text = "a call in a session takes no idempotency_key: each one is a turn of its own"
+            raise InvalidRequest(text, path="idempotency_key")
     again = idempotent or idempotency_key is not None
-    return Terms(PRIORITIES[priority], FLAG_IDEMPOTENT if again else 0, idempotency_key or "")
+    flags = FLAG_IDEMPOTENT if again else 0
+    return Terms(PRIORITIES[priority], flags, idempotency_key or "", session or "", generation)
+
+
+def check_session(name: Any) -> str:
+    """Return the name of a session as given, if it can be one. Raises InvalidRequest."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or "\0" in name:
+        raise _invalid("session", f"a text of 1 to {MAX_NAME_CHARS} characters without NUL", name)
+    return name
 
 
 def check_name(path: str, name: Any) -> str:
@@ -136,12 +159,12 @@ def check_name(path: str, name: Any) -> str:
     return name
 
 
-def check_seconds(seconds: Any) -> None:
-    """Raise InvalidRequest unless it is a deadline."""
+def check_seconds(seconds: Any, path: str = "deadline_s") -> None:
+    """Raise InvalidRequest unless it is a deadline, or a time like one."""
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     # A whole number can be beyond what a float, and so a deadline, can hold.
     if not number or not 0 < seconds <= MAX_SECONDS:
-        raise _invalid("deadline_s", "a number of seconds above 0, at most a year", seconds)
+        raise _invalid(path, "a number of seconds above 0, at most a year", seconds)
 
 
 def check_count(path: str, value: Any, most: int | None = None) -> int:

@@ -29,14 +29,15 @@ class Sharing:
         self.lent: dict[int, Segment] = {}
         self._segments = Segments(welcome.shared_dir, welcome.shared_bytes) if welcome.shared_dir else None
 
-    def place(self, payload: Payload, route: Route, *, keyed: bool) -> tuple[bytes, Segment | None]:
+    def place(self, payload: Payload, route: Route, *, framed: bool) -> tuple[bytes, Segment | None]:
         """Return what is sent of a payload, and the segment that it is in, or that its outcome may be in.
 
-        keyed: others may share what the request comes to, and its payload is compared with theirs: it goes in frames.
+        framed: it goes in frames. So does the payload of a request with a key, for others may share what that comes to,
+        and theirs is compared with it; and what the coordinator itself answers.
         """
         parts = [payload] if isinstance(payload, bytes) else payload
         size_bytes = sum(map(len, parts))
-        segments = None if keyed else self._segments
+        segments = None if framed else self._segments
         if segments is not None and size_bytes >= LARGE_BYTES:
             segment = segments.lend(parts, size_bytes)
             if segment is not None:

@@ -14,6 +14,8 @@ from orchestrator.config.source import Layer, last_set, origin_of, show_path
 
 # Values below keys that look like these are never shown.
 SECRET_KEY: Final = re.compile(r"key|token|secret|passw|auth|credential", re.IGNORECASE)
+# An address that may hold a password.
+_WITH_PASSWORD: Final = re.compile(r"://\S*@|passw\w*=", re.IGNORECASE)
 _SHOWN_CHARS: Final = 60
 
 
@@ -31,7 +33,7 @@ def _add(layer: Layer, error: ErrorDetails) -> None:
     path: KeyPath = tuple(key for key in error["loc"] if key not in SHAPE_TAGS)
     if path and path[-1] == "[key]":
         path = path[:-1]
-        message = _pattern_words(error)
+        message = _expectation(error)
     elif error["type"] == "extra_forbidden":
         message = _unknown_key(path)
     elif error["type"] == "missing":
@@ -102,6 +104,8 @@ def _got(tree: Any, path: KeyPath) -> str:
         return ""
     kind = _KIND.get(type(value), type(value).__name__)
     if any(isinstance(key, str) and SECRET_KEY.search(key) for key in path) or "env" in path:
+        return f", got {kind} that is not shown"
+    if isinstance(value, str) and _WITH_PASSWORD.search(value):
         return f", got {kind} that is not shown"
     # A mapping can hold a secret further down.
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):

@@ -14,7 +14,15 @@ from pydantic import BaseModel
 from bridge.protocol.errors import closest
 from orchestrator.config.check import check
 from orchestrator.config.model import FallbackModel, FileModel, KeyPath, PoolModel, SizeModel
-from orchestrator.config.settings import EmbedderConfig, Limits, LMConfig, McpConfig, Settings
+from orchestrator.config.settings import (
+    EmbedderConfig,
+    Limits,
+    LMConfig,
+    McpConfig,
+    ProgramConfig,
+    Settings,
+    StoreConfig,
+)
 from orchestrator.config.source import (
     Layer,
     Problem,
@@ -28,10 +36,20 @@ from orchestrator.config.source import (
 from orchestrator.config.yamlfile import MAX_FILE_BYTES, read_yaml
 from orchestrator.errors import ConfigError
 from orchestrator.rundir import default_data_dir, default_run_dir
-from pools.config import BatchConfig, BreakerConfig, DegradationConfig, FleetConfig, Machine, PoolConfig, PoolKind
+from pools.config import (
+    BatchConfig,
+    BreakerConfig,
+    DegradationConfig,
+    FleetConfig,
+    Machine,
+    PoolConfig,
+    PoolKind,
+    SessionsConfig,
+)
 from pools.general import GENERAL
 from pools.neural import NEURAL
 from pools.optimizer import OPTIMIZER
+from pools.services import FAULTS, INNER, OPERATIONS, SERVICES
 
 DEFAULT_FILE: Final = "dspool.yaml"
 # The built-in embedder (`bridge.worker.embedding.hashing`).
@@ -132,8 +150,13 @@ def _settings(
     model: FileModel, layer: Layer, environ: Mapping[str, str], machine: Machine, file: Path | None
 ) -> Settings:
     names = [*KINDS, *(name for name in model.pools if name not in KINDS)]
+    if SERVICES.name in names:
+        where = ("pools", SERVICES.name)
+        message = "is the name of the coordinator's own process: a pool needs another one"
+        layer.problem(origin_of(layer.origins, where), where, message)
     pools = tuple(_pool(name, model.pools.get(name, PoolModel()), machine, layer, environ) for name in names)
     homes = {operation: name for name, kind in KINDS.items() for operation in kind.operations}
+    homes |= dict.fromkeys(OPERATIONS | INNER | (FAULTS if model.faults else frozenset()), SERVICES.name)
     lms = {
         name: LMConfig(
             model=lm.model,
@@ -150,11 +173,13 @@ def _settings(
     limits = model.limits
     return Settings(
         fleet=FleetConfig(
-            pools=pools,
+            pools=(*pools, SERVICES),
             homes=homes,
+            inner=INNER,
             principal_rows=limits.principal_rows,
             poison_deaths=limits.poison_deaths,
             degradation=_degradation(model),
+            sessions=_sessions(model),
         ),
         lms=lms,
         embedder=_embedder(model),
@@ -162,6 +187,8 @@ def _settings(
             name: McpConfig(command=tuple(one.command or ()), env=one.env, url=one.url)
             for name, one in model.mcp.items()
         },
+        programs=_programs(model, names, layer),
+        store=StoreConfig(url=model.store.url),
         python_path=tuple(model.python_path),
         data_dir=Path(model.data_dir) if model.data_dir else default_data_dir(environ),
         run_dir=Path(model.run_dir) if model.run_dir else default_run_dir(environ),
@@ -173,6 +200,7 @@ def _settings(
         ),
         faults=model.faults,
         log_level=model.log_level,
+        allow_pickled_programs=model.security.allow_pickled_programs,
         file=file,
     )
 
@@ -224,6 +252,18 @@ def _pool(name: str, given: PoolModel, machine: Machine, layer: Layer, environ: 
     return pool
 
 
+def _programs(model: FileModel, pools: list[str], layer: Layer) -> dict[str, ProgramConfig]:
+    """Return the programs; note a problem for one whose pool is not there."""
+    for name, given in model.programs.items():
+        if given.pool not in pools:
+            where: KeyPath = ("programs", name, "pool")
+            layer.problem(origin_of(layer.origins, where), where, _no_pool(given.pool, pools))
+    return {
+        name: ProgramConfig(target=given.target, pool=given.pool, state=given.state, config=given.config)
+        for name, given in model.programs.items()
+    }
+
+
 def _embedder(model: FileModel) -> EmbedderConfig:
     given = model.embedder
     return EmbedderConfig(
@@ -258,15 +298,24 @@ def _check_fallback(pool: PoolConfig, names: list[str], layer: Layer) -> None:
     where = (*where, "pool") if (*where, "pool") in layer.origins else where
     message = "must be another pool than the pool itself"
     if pool.fallback != pool.name:
-        close = closest(pool.fallback, names)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f" (known: {', '.join(names)})"
-        message = f"no such pool: {pool.fallback}{hint}"
+        message = _no_pool(pool.fallback, names)
     layer.problem(origin_of(layer.origins, where), where, message)
+
+
+def _no_pool(name: str, pools: list[str]) -> str:
+    close = closest(name, pools)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f" (known: {', '.join(pools)})"
+    return f"no such pool: {name}{hint}"
 
 
 def _degradation(model: FileModel) -> DegradationConfig | None:
     given = model.degradation
     return None if given is None else DegradationConfig(**_given(given, "cpu", "memory", "queue", "hold_s"))
+
+
+def _sessions(model: FileModel) -> SessionsConfig:
+    keys = ("ttl_s", "max", "affinity", "on_loss", "durable", "max_bytes", "total_bytes", "history")
+    return SessionsConfig(**_given(model.sessions, *keys))
 
 
 def _disorder(layer: Layer, base: KeyPath, *ends: tuple[str, float, str]) -> None:

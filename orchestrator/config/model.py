@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
@@ -21,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from bridge.protocol.names import is_taken
 from pools.config import MAX_SIZE
 
 KeyPath = tuple[str | int, ...]
@@ -70,11 +72,18 @@ PATTERNS: Final = {
     (_MODEL := r"^[^/\s]+/\S+$"): "must be provider/name, such as openai/gpt-4o-mini or offline/knn",
     (_MODULE := r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"): "must be the name of a module, such as mypkg.models",
     (_URL := r"^https?://[^\s/]\S*$"): "must be an http:// or https:// address",
+    (_PROGRAM_NAME := r"^[A-Za-z_][A-Za-z0-9_.-]{0,99}$"): "must be letters, digits, _ . -, up to 100, no digit first",
 }
+_STORE_URL: Final = re.compile(r"postgresql(\+psycopg)?://\S+")
 
 PoolName = Annotated[str, Field(pattern=_POOL_NAME)]
 LMName = Annotated[str, Field(pattern=_LM_NAME)]
 ServerName = LMName
+ProgramName = Annotated[
+    str,
+    Field(pattern=_PROGRAM_NAME),
+    _check(lambda name: not is_taken(name), "must not be a built-in operation's name"),
+]
 VariableName = Annotated[str, Field(pattern=_VARIABLE_NAME)]
 AnyText = Annotated[str, _check(lambda text: "\0" not in text, "must not hold a NUL character")]
 Text = Annotated[AnyText, Field(min_length=1)]
@@ -254,6 +263,21 @@ class McpModel(Strict):
         return self
 
 
+class StoreModel(Strict):
+    """Where programs, durable sessions and events are kept: in PostgreSQL by its url; null = in a file in data_dir."""
+
+    url: (
+        Annotated[
+            SecretStr,
+            _check(
+                lambda url: _STORE_URL.fullmatch(url.get_secret_value()) is not None,
+                "must be null (a file in data_dir) or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE",
+            ),
+        ]
+        | None
+    ) = None
+
+
 class LimitsModel(Strict):
     """Limits of a message, of a client, of a principal.
 
@@ -278,6 +302,46 @@ class DegradationModel(Strict):
     hold_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
 
 
+def _check_target(value: Any) -> Any:
+    if (isinstance(value, str) and ":" in value.strip(":") and "\0" not in value) or (
+        isinstance(value, dict) and value and _is_plain(value)
+    ):
+        return value
+    raise ValueError("must be package.module:Class, file.py:Class or a mapping such as {module: …, signature: …}")
+
+
+class ProgramModel(Strict):
+    """A program that is deployed when the coordinator starts. state: a JSON file, as dspy saves it."""
+
+    target: Annotated[
+        Any,
+        PlainValidator(_check_target),
+        WithJsonSchema({"anyOf": [{"type": "string", "pattern": ".:."}, {"type": "object", "minProperties": 1}]}),
+    ]
+    pool: PoolName = "general"
+    state: Text | None = None
+    config: Annotated[dict[str, Any], _check(_is_plain, "must be plain values with text keys")] | None = None
+
+
+class SecurityModel(Strict):
+    """What is off unless it is asked for. allow_pickled_programs: programs from pickles, which run what is in them."""
+
+    allow_pickled_programs: bool = False
+
+
+class SessionsModel(Strict):
+    """Sessions: what one is opened with, and how much there may be of them (bytes: of state and history)."""
+
+    ttl_s: Seconds | None = None
+    max: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    affinity: Literal["hint", "strict_queue", "strict_fail_fast"] | None = None
+    on_loss: Literal["restore", "fail"] | None = None
+    durable: bool | None = None
+    max_bytes: Annotated[int, Field(ge=1024, le=2**24)] | None = None
+    total_bytes: Annotated[int, Field(ge=65_536, le=2**40)] | None = None
+    history: Annotated[int, Field(ge=0, le=10_000)] | None = None
+
+
 class FileModel(Strict):
     """The whole of `dspool.yaml`."""
 
@@ -287,11 +351,15 @@ class FileModel(Strict):
     lms: dict[LMName, LMModel] = {}
     embedder: EmbedderModel = EmbedderModel()
     mcp: dict[ServerName, McpModel] = {}
+    programs: dict[ProgramName, ProgramModel] = {}
+    store: StoreModel = StoreModel()
     python_path: list[Text] = []
     data_dir: Text | None = None
     run_dir: Text | None = None
     limits: LimitsModel = LimitsModel()
     degradation: DegradationModel | None = DegradationModel()
+    sessions: SessionsModel = SessionsModel()
+    security: SecurityModel = SecurityModel()
     faults: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from orchestrator.rundir import STORE_FILE
 from pools.config import FleetConfig, PoolConfig
 
 
@@ -74,6 +75,32 @@ class McpConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramConfig:
+    """A program that is deployed when the coordinator starts. state: a JSON file, absolute; None = it has none."""
+
+    target: Any
+    pool: str = "general"
+    state: str | None = None
+    config: Mapping[str, Any] | None = None
+
+    def for_services(self) -> dict[str, Any]:
+        """Return plain data, as `programs.deploy` takes it but for the file."""
+        config = None if self.config is None else dict(self.config)
+        return {"target": self.target, "pool": self.pool, "state": self.state, "config": config}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Where the store is: a PostgreSQL database, or, without its url, a file in data_dir."""
+
+    url: SecretStr | None = None
+
+    def where(self, data_dir: Path) -> str:
+        """Return what `Store.open` opens. A password in it is readable: it may only travel in a memfd."""
+        return str(data_dir / STORE_FILE) if self.url is None else self.url.get_secret_value()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a message may be: header_bytes without its payload, message_bytes in all, nesting levels deep.
 
@@ -91,22 +118,26 @@ class Settings:
     """The whole configuration.
 
     python_path: absolute, first on sys.path in workers. data_dir, run_dir: absolute; nothing is created yet.
-    faults: whether `fault.*` operations are accepted. file: what was read, None if there was no file.
+    faults: whether `fault.*` operations are accepted. allow_pickled_programs: whether programs may be deployed from
+    pickles. file: what was read, None if there was no file.
     """
 
     fleet: FleetConfig
     lms: Mapping[str, LMConfig]
     embedder: EmbedderConfig
     mcp: Mapping[str, McpConfig]
+    programs: Mapping[str, ProgramConfig]
+    store: StoreConfig
     python_path: tuple[str, ...]
     data_dir: Path
     run_dir: Path
     limits: Limits
     faults: bool
     log_level: str
+    allow_pickled_programs: bool = False
     file: Path | None = field(default=None)
 
     @property
     def pools(self) -> tuple[PoolConfig, ...]:
-        """The pools, the three built-in ones first."""
-        return self.fleet.pools
+        """The pools that users have, the three built-in ones first."""
+        return tuple(pool for pool in self.fleet.pools if not pool.internal)

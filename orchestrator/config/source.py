@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -201,11 +201,28 @@ def anchor(layer: Layer, base: Path, home: str) -> None:
         # A bare name is looked up on PATH.
         if isinstance(pool, dict) and isinstance(pool.get("python"), str) and "/" in pool["python"]:
             pool["python"] = absolute(pool["python"])
+    programs = tree.get("programs")
+    for program in programs.values() if isinstance(programs, dict) else ():
+        if isinstance(program, dict):
+            _anchor_program(program, absolute)
     servers = tree.get("mcp")
     for server in servers.values() if isinstance(servers, dict) else ():
         command = server.get("command") if isinstance(server, dict) else None
         if isinstance(command, list) and command and isinstance(command[0], str) and "/" in command[0]:
             command[0] = absolute(command[0])
+
+
+def _anchor_program(program: dict[str, Any], absolute: Callable[[Any], Any]) -> None:
+    """Make the paths of a program absolute: of its state, of a file that its target is in."""
+    if "state" in program:
+        program["state"] = absolute(program["state"])
+    target = program.get("target")
+    if isinstance(target, dict) and "pickled" in target:
+        target["pickled"] = absolute(target["pickled"])
+    elif isinstance(target, str):
+        path, _, attribute = target.rpartition(":")
+        if path.endswith(".py"):
+            program["target"] = f"{absolute(path)}:{attribute}"
 
 
 def merge(layers: list[Layer]) -> Layer:

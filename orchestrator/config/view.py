@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -12,6 +13,7 @@ from orchestrator.config.settings import EmbedderConfig, LMConfig, McpConfig, Se
 from pools.config import PoolConfig
 
 MASK: Final = "****"
+_PASSWORD: Final = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 
 def show(settings: Settings) -> dict[str, Any]:
@@ -21,6 +23,8 @@ def show(settings: Settings) -> dict[str, Any]:
         "lms": {name: _lm(lm) for name, lm in settings.lms.items()},
         "embedder": _embedder(settings.embedder),
         "mcp": {name: _mcp(server) for name, server in settings.mcp.items()},
+        "programs": {name: asdict(program) for name, program in settings.programs.items()},
+        "store": {"url": None if settings.store.url is None else store_address(settings.store.url.get_secret_value())},
         "python_path": list(settings.python_path),
         "data_dir": str(settings.data_dir),
         "run_dir": str(settings.run_dir),
@@ -30,6 +34,8 @@ def show(settings: Settings) -> dict[str, Any]:
             "poison_deaths": settings.fleet.poison_deaths,
         },
         "degradation": None if settings.fleet.degradation is None else asdict(settings.fleet.degradation),
+        "sessions": asdict(settings.fleet.sessions),
+        "security": {"allow_pickled_programs": settings.allow_pickled_programs},
         "faults": settings.faults,
         "log_level": settings.log_level,
     }
@@ -37,7 +43,7 @@ def show(settings: Settings) -> dict[str, Any]:
 
 def _pool(pool: PoolConfig) -> dict[str, Any]:
     shown = asdict(pool)
-    del shown["name"], shown["max_size"], shown["devices"]
+    del shown["name"], shown["max_size"], shown["devices"], shown["internal"]
     if operations := shown.pop("fallback_operations"):
         shown["fallback"] = {"pool": pool.fallback, "operations": operations}
     if pool.max_size is not None:
@@ -89,6 +95,12 @@ def _masked(value: Any) -> Any:
             for key, item in value.items()
         }
     return [_masked(item) for item in value] if isinstance(value, list) else value
+
+
+def store_address(url: str) -> str:
+    """Return the address of a store without its password, wherever that stands."""
+    shown = _without_password(url) or ""
+    return _PASSWORD.sub(rf"\1{MASK}", shown)
 
 
 def _without_password(url: str | None) -> str | None:

@@ -31,8 +31,10 @@ from orchestrator.config import Settings, load
 from orchestrator.coordinator.births import Births, zygote_environment
 from orchestrator.coordinator.clients import Identity
 from orchestrator.coordinator.confinement import Confinement
+from orchestrator.coordinator.event_log import EventLog
 from orchestrator.coordinator.logs import configure_logs
 from orchestrator.coordinator.reactor import Reactor
+from orchestrator.coordinator.run_counter import RunCounter
 from orchestrator.coordinator.watching import open_pidfd
 from orchestrator.errors import ConfigError, DspoolError
 from orchestrator.rundir import CoordinatorInfo, DataLock, end_run, new_run, new_shared, process_ticks, publish, sweep
@@ -168,6 +170,7 @@ def _serve(
     directory: Path, ending: contextlib.ExitStack,
 ) -> None:  # fmt: skip
     """Make what a coordinator needs, and run. ending: what is to be given back, however this ends, the latest first."""
+    counter = RunCounter.begin(settings.data_dir)
     context = zmq.Context(io_threads=1)
     ending.callback(context.term)
     max_frame = max(settings.limits.message_bytes, MAX_BATCH_FRAME_BYTES) + 65_536
@@ -180,7 +183,7 @@ def _serve(
     shared = str(made[1]) if made is not None else ""
     births = Births(settings, run_id=run_id, endpoint=back_endpoint, client_endpoint=front_endpoint, shared_dir=shared)
     ending.callback(births.close)
-    confinement = Confinement.open(os.getpid(), starter_pid=order.starter_pid, pools=settings.pools)
+    confinement = Confinement.open(os.getpid(), starter_pid=order.starter_pid, pools=settings.fleet.pools)
     ending.callback(confinement.close)
     launcher = ZygoteLauncher(
         run_id, env=zygote_environment(settings, os.environ), python_path=settings.python_path, folder=shared
@@ -193,8 +196,12 @@ def _serve(
         shared_dir=shared,
     )  # fmt: skip
     fleet = Fleet(
-        settings.fleet, lms=frozenset(settings.lms), random=random.SystemRandom().random, open_page=births.open_page
-    )
+        settings.fleet, lms=frozenset(settings.lms), random=random.SystemRandom().random, open_page=births.open_page,
+        run=counter.number,
+    )  # fmt: skip
+
+    events = EventLog(counter)
+    events.begin(version=identity.version, pid=identity.pid)
 
     def on_ready(error: BridgeError | None) -> None:
         if error is not None:
@@ -205,7 +212,7 @@ def _serve(
 
     reactor = Reactor(
         settings, identity, frontend=frontend, backend=backend, launcher=launcher, births=births,
-        confinement=confinement, fleet=fleet, drain_s=order.drain_s, on_ready=on_ready,
+        confinement=confinement, fleet=fleet, events=events, drain_s=order.drain_s, on_ready=on_ready,
     )  # fmt: skip
     reactor.watching.add_signals(signals, reactor.terminate)
     _watch_owner(reactor, lifeline_fd, order.owner_pid)

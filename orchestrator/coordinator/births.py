@@ -12,13 +12,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from msgspec.structs import replace
 
 from bridge.faultpoints import VARIABLE as FAULT_POINTS
+from bridge.protocol.errors import UNAUTHENTICATED, BridgeError, shown
 from bridge.protocol.messages import Hello
 from bridge.protocol.worker_spec import WorkerSpec, encode_spec
 from bridge.worker.stacks import STACKS_BYTES, STACKS_OFFSET
 from orchestrator.config import Settings
 from orchestrator.config.check import SECRET_KEY
+from orchestrator.coordinator.internal import orders
+from orchestrator.services.orders import BUILDER
 from pools.config import PoolConfig
 from pools.core.entries import SLOT_WORDS
 from pools.core.events import Launch
@@ -79,7 +85,7 @@ class Page:
 
 
 class Births:
-    """Makes launch specifications; knows which worker may say Hello with which token."""
+    """Makes launch specifications; knows which worker may say Hello with which token, and whose clients with which."""
 
     def __init__(
         self, settings: Settings, *, run_id: str, endpoint: str, client_endpoint: str = "", shared_dir: str = ""
@@ -90,6 +96,7 @@ class Births:
         self._endpoint = endpoint
         self._client_endpoint = client_endpoint
         self._tokens: dict[str, bytes] = {}
+        self._client_tokens: dict[str, str] = {}
         self._pages: dict[str, Page] = {}
 
     def open_page(self, worker_id: str) -> Sequence[int]:
@@ -107,6 +114,7 @@ class Births:
             raise OSError(f"no memory or descriptor for the started-slots page of {launch.worker_id}")
         pool = settings.fleet.pool(launch.pool)
         token = self._tokens[launch.worker_id] = secrets.token_bytes(32)
+        client_token = self._client_tokens[launch.worker_id] = secrets.token_hex(32)
         spec = WorkerSpec(
             endpoint=self._endpoint,
             run_id=self._run_id,
@@ -128,7 +136,15 @@ class Births:
             cache_dir=_cache_dir(settings),
             client_endpoint=self._client_endpoint,
             shared_dir=self._shared_dir,
+            client_token=client_token,
+            session_bytes=settings.fleet.sessions.max_bytes,
+            session_turns=settings.fleet.sessions.history,
+            allow_pickled_programs=settings.allow_pickled_programs,
         )
+        if pool.internal:
+            # None of it is for the coordinator's own process, which runs no code of users and finds none of theirs.
+            told = orders(settings).as_plain()
+            spec = replace(spec, builder=BUILDER, services=told, lms={}, embedder={}, mcp={}, python_path=[])
         return LaunchSpec(
             worker_id=launch.worker_id,
             python=pool.python or sys.executable,
@@ -146,6 +162,22 @@ class Births:
         del self._tokens[hello.worker_id]
         return True
 
+    def worker_of(self, hello: Hello) -> str:
+        """Return the worker whose programs this client serves, "" if it names none. A token works until the burial.
+
+        Raises BridgeError(UNAUTHENTICATED) if it is not that worker's, or of a worker that nobody knows.
+        """
+        if not hello.worker_id and not hello.token:
+            return ""
+        token = self._client_tokens.get(hello.worker_id, "")
+        if not token or not hmac.compare_digest(token.encode(), hello.token):
+            raise BridgeError(
+                UNAUTHENTICATED,
+                f"this client says that it belongs to worker {shown(hello.worker_id)} and does not have its token, or "
+                "that worker has ended: programs call connect() in the worker that runs them; all others say neither",
+            )
+        return hello.worker_id
+
     def stacks(self, worker_id: str) -> tuple[str, ...]:
         """Return what a worker, living or dead and not buried, has written of its stacks."""
         page = self._pages.get(worker_id)
@@ -154,6 +186,7 @@ class Births:
     def bury(self, worker_id: str) -> None:
         """Give back what a dead worker had."""
         self._tokens.pop(worker_id, None)
+        self._client_tokens.pop(worker_id, None)
         page = self._pages.pop(worker_id, None)
         if page is not None:
             page.close()
@@ -177,6 +210,8 @@ def environment(settings: Settings, pool_env: Mapping[str, str], environ: Mappin
     """
     configured = (settings.embedder.api_key, *(lm.api_key for lm in settings.lms.values()))
     keys = [secret.get_secret_value() for secret in configured if secret is not None]
+    if settings.store.url is not None and (password := urlsplit(settings.store.url.get_secret_value()).password):
+        keys += [password, unquote(password)]
     keys += [key for one in settings.mcp.values() for name, key in one.env.items() if SECRET_KEY.search(name)]
     # The one of ours that stays, the schedule of fault points, is there in a run with faults alone.
     env = {

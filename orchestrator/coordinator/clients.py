@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
-
 from bridge import faultpoints
 from bridge.protocol.codec import decode, encode_frames
-from bridge.protocol.messages import Bye, CancelReply, Hello, Message, Request, Taken, Welcome
+from bridge.protocol.errors import BridgeError, encode_error
+from bridge.protocol.messages import Bye, CancelReply, Hello, Message, Refused, Request, Taken, Welcome
 from bridge.transport import Router, Sent
 from orchestrator.config import Settings
+from orchestrator.coordinator.births import Births
+from orchestrator.coordinator.event_log import EventLog
 from orchestrator.coordinator.outbox import WINDOW_BYTES, Outbox
 from orchestrator.coordinator.peers import Peers
 from orchestrator.coordinator.slow import Farewells, SlowLimits
@@ -43,7 +45,7 @@ class Identity:
 
 def welcome(identity: Identity, settings: Settings, client_no: int, clients: int = 0) -> Welcome:
     """Return the answer to an accepted Hello. clients: how many there are, this one included."""
-    smallest_queue = min((pool.max_queue for pool in settings.fleet.pools), default=0)
+    smallest_queue = min((pool.max_queue for pool in settings.pools), default=0)
     return Welcome(
         package_version=identity.version,
         run_id=identity.run_id,
@@ -63,20 +65,23 @@ class Clients:
     """Everybody at the frontend."""
 
     def __init__(
-        self, router: Router, fleet: Fleet, settings: Settings, identity: Identity, watching: Watching
-    ) -> None:
+        self, router: Router, fleet: Fleet, settings: Settings, identity: Identity, watching: Watching, births: Births,
+        events: EventLog,
+    ) -> None:  # fmt: skip
         self._router = router
         self._fleet = fleet
         self._settings = settings
         self._identity = identity
         self._watching = watching
+        self._births = births
         self.peers = Peers(identity.run_id, identity.version)
         self.outbox = Outbox(router, window_bytes=WINDOW_BYTES, limits=SlowLimits.of(settings.limits.message_bytes))
         self._farewells = Farewells(router)
         self._muted: set[bytes] = set()  # no clients any more, their connections may be there still
         self._next_no = 1
         self._pidfds: dict[bytes, int] = {}  # -1: its process cannot be watched
-        self._log = structlog.get_logger("dspool.coordinator")
+        self._events = events
+        self.on_gone: Callable[[bytes], None] = lambda peer: None  # told of each client that has left
         self._probe_at: float | None = None
         self._folders: dict[bytes, str] = {}  # in memory, where their payloads are, if they have any there
         watching.add(router.connections_fileno(), self._look_for_the_lost)
@@ -125,7 +130,7 @@ class Clients:
     def _reproach(self, peer: bytes, answers: list[Message], now: float) -> None:
         self._fleet.sends_to_clients.extend((peer, answer) for answer in answers)
         if self.peers.is_muted(peer):
-            self._log.warning("peer_muted", malformed=self.peers.malformed)
+            self._events.tell("peer_muted", "warning", malformed=self.peers.malformed)
             self._fleet.peer_muted("it sent what cannot be read", now)
             if peer in self._pidfds:
                 self._muted.add(peer)
@@ -139,9 +144,15 @@ class Clients:
         if peer in self._pidfds:
             self._reproach(peer, self.peers.misbehaved(peer, "a second Hello"), now)
             return
+        try:
+            worker_id = self._births.worker_of(hello)
+        except BridgeError as exc:
+            refused = Refused(payload=encode_error(exc))
+            self._reproach(peer, [refused, *self.peers.misbehaved(peer, "a Hello without a valid token")], now)
+            return
         client_no = self._next_no
         self._next_no += 1
-        self._fleet.handle(ClientConnected(client_no, hello.principal or "default", hello.pid), now, peer)
+        self._fleet.handle(ClientConnected(client_no, hello.principal or "default", worker_id), now, peer)
         answer = welcome(self._identity, self._settings, client_no, len(self._pidfds) + 1)
         self._fleet.sends_to_clients.append((peer, answer))
         if answer.shared_dir:
@@ -162,6 +173,7 @@ class Clients:
             os.close(pidfd)
         self.outbox.forget(peer)
         self._fleet.handle(ClientGone(), now, peer)
+        self.on_gone(peer)
         folder = self._folders.pop(peer, "")
         if folder and os.path.isdir(folder):  # one that closes has removed it
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,7 +210,7 @@ class Clients:
             self._look_for_the_lost(now)
 
     def _mute_slow(self, peer: bytes, why: str, now: float) -> None:
-        self._log.warning("slow_peer_muted", dropped=self.outbox.dropped, why=why)
+        self._events.tell("slow_peer_muted", "warning", dropped=self.outbox.dropped, why=why)
         self._fleet.peer_muted(f"it reads too slowly: {why}", now)
         self.peers.mute(peer)
         known = peer in self._pidfds

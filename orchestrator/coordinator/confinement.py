@@ -65,11 +65,14 @@ class Confinement:
         groups, survey = self._groups, self._survey
         return {
             "folder": None if groups is None else str(groups.folder),
-            "pids_max": None if groups is None else {name: pids_max(pool.slots) for name, pool in self._pools.items()},
+            "pids_max": None if groups is None else self._pids_max(),
             "unconfined": self._unconfined,
             "why": survey.why or None,
             "advice": survey.advice or None,
         }
+
+    def _pids_max(self) -> dict[str, int]:
+        return {name: pids_max(pool.slots) for name, pool in self._pools.items() if not pool.internal}
 
     # --- a worker's life --------------------------------------------------------------------------
 

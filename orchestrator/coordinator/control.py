@@ -11,12 +11,10 @@ import structlog
 from msgspec.structs import replace
 
 from bridge.protocol.errors import (
-    DEADLINE_EXCEEDED,
     INTERNAL,
     INVALID_REQUEST,
     TOO_LARGE,
     BridgeError,
-    decode_error,
     encode_error,
     not_found,
     shown,
@@ -24,21 +22,19 @@ from bridge.protocol.errors import (
 from bridge.protocol.messages import ERROR, OK, Message, Reply, Request
 from bridge.protocol.values import decode_value, encode_value
 from orchestrator.config import Settings, show
+from orchestrator.coordinator.asking import Asking
 from orchestrator.coordinator.dead_letters import DeadLetters
-from orchestrator.coordinator.programs import LOAD_DEADLINE_S, LOAD_OPERATION, Programs
+from orchestrator.coordinator.event_polls import EventPolls
+from orchestrator.coordinator.internal import Internal
+from orchestrator.coordinator.sessions import Sessions
 from pools.core.admission import CONTROL_PREFIX
-from pools.core.events import ClientConnected, Drain, DrainWorker, ProgramRemoved, Resize, Restart
+from pools.core.events import Drain, DrainWorker, Resize, Restart
 from pools.core.fleet import Fleet
 from pools.launch.launcher import Launcher
 
-# The coordinator's own requests: an address that no socket has, and the client number that nobody is given.
-SELF: Final = b""
-_SELF_NO: Final = 0
 _MAX_LOG_LINES: Final = 1000
-# They are read by the one thread that serves everybody, and a megabyte of empty maps is 70 megabytes of objects. Only
-# the state of a program that is deployed can be larger.
+# They are read by the one thread that serves everybody, and a megabyte of empty maps is 70 megabytes of objects.
 _ARGUMENT_BYTES: Final = 64 * 1024
-_DEPLOY: Final = f"{CONTROL_PREFIX}deploy"
 
 Answer = Callable[[Message], None]
 
@@ -48,7 +44,7 @@ class Control:
 
     def __init__(
         self, fleet: Fleet, launcher: Launcher, settings: Settings, *, wire: Callable[[], dict[str, int]],
-        cgroups: dict[str, Any], version: str, drain_s: float, started_at: float,
+        cgroups: dict[str, Any], version: str, drain_s: float, started_at: float, polls: EventPolls,
     ) -> None:  # fmt: skip
         self._fleet = fleet
         self._launcher = launcher
@@ -59,21 +55,19 @@ class Control:
         self._drain_s = drain_s
         self._started_at = started_at
         self._log = structlog.get_logger("dspool.coordinator")
-        self._programs = Programs()
-        self._next_id = 1
+        self.asking = Asking(fleet, started_at)
+        self._internal = Internal(fleet, durable=settings.fleet.sessions.durable)
         self._dead_letters = DeadLetters(fleet)
-        # Deployments whose program is being loaded: own request id -> who asked, and for what. None: the outcome itself
-        # is the answer.
-        self.loading: dict[int, tuple[bytes, int, dict[str, Any] | None]] = {}
-        fleet.handle(ClientConnected(_SELF_NO, "coordinator"), started_at, SELF)
+        self._sessions = Sessions(fleet)
+        self._polls = polls
+        # What others here add to `dspool.stats`, by name.
+        self.stats: dict[str, Callable[[], Any]] = {}
         self._operations: dict[str, Callable[[dict[str, Any], float], Any]] = {
             "stats": self._stats,
             "pools": lambda args, now: [self._pool(row) for row in fleet.pools(now)],
             "workers": lambda args, now: fleet.workers(now),
             "health": self._health,
             "logs": self._logs,
-            "programs": lambda args, now: self._programs.rows(),
-            "undeploy": self._undeploy,
             "config": lambda args, now: show(settings),
             "resize": self._resize,
             "drain": self._drain,
@@ -83,19 +77,27 @@ class Control:
         }
 
     def answer(self, peer: bytes, request: Request, now: float) -> Reply | None:
-        """Answer a control request; None if the answer comes later (`dspool.deploy`)."""
+        """Answer a control request; None if it is answered in another way, or later."""
         name = request.operation.removeprefix(CONTROL_PREFIX)
         try:
+            internal = self._internal.operations.get(name)
+            if internal is not None:
+                self._internal.check(peer, request.operation)
+                return _ok(request.request_id, internal(_arguments(request, limited=False), now))
             args = _arguments(request)
-            if name == "deploy":
-                self._deploy(peer, request, args, now)
+            if name == "events":
+                self._fleet.sends_to_clients.extend(self._polls.ask(peer, request.request_id, args, now))
                 return None
             if name == "dead_letter_requeue":
                 self._requeue(peer, request, args, now)
                 return None
+            of_sessions = self._sessions.operations.get(name)
+            if of_sessions is not None:
+                return _ok(request.request_id, of_sessions(peer, args, now))
             operation = self._operations.get(name)
             if operation is None:
-                known = [CONTROL_PREFIX + known for known in (*self._operations, "deploy", "dead_letter_requeue")]
+                names = (*self._operations, *self._sessions.operations, "events", "dead_letter_requeue")
+                known = [CONTROL_PREFIX + known for known in names]
                 raise not_found("operation", request.operation, known)
             return _ok(request.request_id, operation(args, now))
         except BridgeError as error:
@@ -108,11 +110,13 @@ class Control:
     def _stats(self, args: dict[str, Any], now: float) -> dict[str, Any]:
         return {
             **self._fleet.stats(now),
+            "services": self._internal.stats(now),
             "uptime_s": now - self._started_at,
             "version": self._version,
             "pid": os.getpid(),
             "cgroups": self._cgroups,
             "wire": self._wire(),
+            **{name: state() for name, state in self.stats.items()},
         }
 
     def _health(self, args: dict[str, Any], now: float) -> dict[str, Any]:
@@ -120,18 +124,13 @@ class Control:
 
     def _logs(self, args: dict[str, Any], now: float) -> list[str]:
         worker_id = _text(args, "worker", "a worker's id")
-        known = [row["id"] for row in self._fleet.workers(now)]
+        known = [*(row["id"] for row in self._fleet.workers(now)), *self._fleet.internal_workers()]
         if worker_id not in known:
             raise not_found("worker", worker_id, known)
         lines = args.get("lines", _MAX_LOG_LINES)
         if not isinstance(lines, int) or isinstance(lines, bool) or lines < 1:
             raise _invalid("lines", "a number above 0")
         return self._launcher.log_tail(worker_id)[-min(lines, _MAX_LOG_LINES) :]
-
-    def _undeploy(self, args: dict[str, Any], now: float) -> bool:
-        name = self._programs.remove(args.get("name"))
-        self._fleet.handle(ProgramRemoved(name), now)
-        return True
 
     def _pool(self, row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "replacing": self._fleet.replacing(row["pool"])}
@@ -162,58 +161,14 @@ class Control:
         self._fleet.handle(Drain(float(drain_s)), now)
         return {"pid": os.getpid(), "drain_s": float(drain_s)}
 
-    # --- deploy: ask a worker, then answer --------------------------------------------------------
-
-    def _deploy(self, peer: bytes, request: Request, args: dict[str, Any], now: float) -> None:
-        spec = self._programs.check(args, self._fleet.pool_names())
-        own_id = self._take_id()
-        self.loading[own_id] = (peer, request.request_id, spec)
-        limit_ms = LOAD_DEADLINE_S * 1000.0
-        load = Request(
-            request_id=own_id,
-            operation=LOAD_OPERATION,
-            pool=spec["pool"],
-            payload=encode_value(spec),
-            deadline_ms=limit_ms if request.deadline_ms is None else min(limit_ms, request.deadline_ms),
-        )
-        self._fleet.handle(load, now, SELF)
-
-    def _take_id(self) -> int:
-        """Return the id of a request of the coordinator's own; `loading` says whom its outcome answers."""
-        own_id = self._next_id
-        self._next_id += 1
-        return own_id
-
     def _requeue(self, peer: bytes, request: Request, args: dict[str, Any], now: float) -> None:
-        own_id = self._take_id()
-        letter = self._dead_letters.requeue(args, own_id, now)
-        self.loading[own_id] = (peer, request.request_id, None)
-        self._fleet.handle(replace(letter, deadline_ms=request.deadline_ms), now, SELF)
+        letter = self._dead_letters.requeue(args, self.asking.take_id(), now)
 
-    def loaded(self, reply: Reply, now: float) -> tuple[bytes, Reply] | None:
-        """Take the outcome of the coordinator's own request; return who is to be told what."""
-        asked = self.loading.pop(reply.request_id, None)
-        if asked is None:
-            return None
-        peer, request_id, spec = asked
-        if spec is None:
-            return peer, replace(self._dead_letters.ended(reply, now), request_id=request_id)
-        if reply.status != OK:
-            return peer, _failed(request_id, _not_loaded(spec, decode_error(reply.payload or b"")))
-        try:
-            row, event = self._programs.deployed(spec, decode_value(reply.payload or b""))
-        except (BridgeError, KeyError, TypeError) as exc:
-            return peer, _failed(request_id, BridgeError(INTERNAL, f"a worker described {spec['name']} badly: {exc!r}"))
-        self._fleet.handle(event, now)
-        return peer, _ok(request_id, {"name": row.name, "version": row.version, "sha256": row.sha256})
+        def ended(reply: Reply, now: float) -> None:
+            answer = replace(self._dead_letters.ended(reply, now), request_id=request.request_id)
+            self._fleet.sends_to_clients.append((peer, answer))
 
-
-def _not_loaded(spec: dict[str, Any], error: BridgeError) -> BridgeError:
-    """Return why a program is not deployed; a deadline in words of the deployment."""
-    if error.code != DEADLINE_EXCEEDED:
-        return error
-    text = f"{spec['name']} was not loaded in time: what it imports or constructs takes longer than the deadline"
-    return BridgeError(error.code, f"{text} ({error.details.get('stage')})", details=error.details)
+        self.asking.put(replace(letter, deadline_ms=request.deadline_ms), ended, now)
 
 
 def _text(args: dict[str, Any], path: str, what: str) -> str:
@@ -234,9 +189,9 @@ def _invalid(path: str, text: str) -> BridgeError:
     return BridgeError(INVALID_REQUEST, f"{path}: {text}", details={"path": path})
 
 
-def _arguments(request: Request) -> dict[str, Any]:
+def _arguments(request: Request, *, limited: bool = True) -> dict[str, Any]:
     payload = request.payload or b""
-    if len(payload) > _ARGUMENT_BYTES and request.operation != _DEPLOY:
+    if limited and len(payload) > _ARGUMENT_BYTES:
         text = f"the arguments of {request.operation} take {len(payload):,} bytes, the limit is {_ARGUMENT_BYTES:,}"
         raise BridgeError(TOO_LARGE, text, details={"bytes": len(payload), "limit_bytes": _ARGUMENT_BYTES})
     args = decode_value(payload) if payload else None

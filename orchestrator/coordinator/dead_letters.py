@@ -47,7 +47,7 @@ class DeadLetters:
     def requeue(self, args: dict[str, Any], own_id: int, now: float) -> Request:
         """Take a request out of quarantine; return it as it is to be asked once more, with `own_id`.
 
-        Its principal is whose letter it will be if workers die of it again.
+        Its principal is whose letter it will be if workers die of it again. A call of a session runs outside of it.
         """
         letter_id = _letter_id(args)
         row, message = self._fleet.dead_letter(letter_id, now)
@@ -56,7 +56,7 @@ class DeadLetters:
         self._pardoned[own_id] = ReturnLetter(message, row["pool"], principal, row["requests"])
         return replace(
             message, request_id=own_id, principal=principal, idempotency_key="", flags=0, event_window=0,
-            parent_request_id=0, depth=0,
+            parent_request_id=0, depth=0, session="", in_session=None,
         )  # fmt: skip
 
     def ended(self, reply: Reply, now: float) -> Reply:

@@ -6,23 +6,27 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import structlog
-
 from bridge import faultpoints
-from bridge.protocol.messages import Reply
 from bridge.transport import Router
 from orchestrator.config import Settings
+from orchestrator.coordinator.asking import SELF
 from orchestrator.coordinator.births import Births
 from orchestrator.coordinator.clients import Clients, Identity
 from orchestrator.coordinator.confinement import Confinement
-from orchestrator.coordinator.control import SELF, Control
+from orchestrator.coordinator.control import Control
+from orchestrator.coordinator.event_log import EventLog
+from orchestrator.coordinator.event_polls import EventPolls
+from orchestrator.coordinator.event_saving import EventSaving
+from orchestrator.coordinator.internal import is_needed
 from orchestrator.coordinator.load import CpuGauge
 from orchestrator.coordinator.memory import MemoryGauge
+from orchestrator.coordinator.saving import SavingSessions
 from orchestrator.coordinator.watching import Watching
 from orchestrator.coordinator.workers import Workers
 from pools.core.events import CpuRead, Drain, Dump, Effect, Kill, Launch, Log, MemoryRead, Tick
 from pools.core.fleet import Fleet
 from pools.launch.launcher import Launcher
+from pools.services import NAME as SERVICES
 
 # Frame lists read from one socket before the other one has its turn.
 FRAMES_PER_TURN: Final = 64
@@ -51,6 +55,7 @@ class Reactor:
         births: Births,
         confinement: Confinement,
         fleet: Fleet,
+        events: EventLog,
         drain_s: float,
         on_ready: Callable[[Any], None],
         clock: Callable[[], float] = time.monotonic,
@@ -59,21 +64,27 @@ class Reactor:
         self._frontend, self._backend = frontend, backend
         self._fleet = fleet
         self._drain_s = drain_s
+        self._needed = [SERVICES] if is_needed(settings) else []
         self._terminated = False  # the first signal has come
         self._left = False  # no farewells: somebody insists, or nobody is left to hear them
         self._on_ready: Callable[[Any], None] | None = on_ready
         self._frames = FRAMES_PER_TURN  # that one read takes from one socket, this turn
-        self._log = structlog.get_logger("dspool.coordinator")
+        self._events = events
+        self._polls = EventPolls(events, lambda: fleet.internal_state(SERVICES) != "off")
         self._memory = MemoryGauge()
         self._cpu = CpuGauge()
         self._memory_due = 0.0
         self.watching = Watching()
-        self._clients = Clients(frontend, fleet, settings, identity, self.watching)
-        self._workers = Workers(backend, fleet, settings, identity, launcher, births, confinement)
+        self._clients = Clients(frontend, fleet, settings, identity, self.watching, births, events)
+        self._clients.on_gone = self._polls.forget
+        self._workers = Workers(backend, fleet, settings, identity, launcher, births, confinement, events)
         self._control = Control(
             fleet, launcher, settings, wire=self._wire_stats, cgroups=confinement.document(), version=identity.version,
-            drain_s=drain_s, started_at=clock(),
+            drain_s=drain_s, started_at=clock(), polls=self._polls,
         )  # fmt: skip
+        self._saving = EventSaving(events, self._control.asking, fleet)
+        self._control.stats["events"] = self._saving.state
+        self._keeping = SavingSessions(fleet, self._control.asking, events)
         self.watching.add(backend.fileno(), lambda now: self._workers.read(now, self._frames))
         self.watching.add(frontend.fileno(), lambda now: self._clients.read(now, self._frames))
         self.watching.add(launcher.fileno(), self._workers.read_launcher)
@@ -83,7 +94,7 @@ class Reactor:
     def terminate(self, now: float) -> None:
         """Drain; asked a second time, leave at once."""
         if self._terminated:
-            self._log.warning("leaving_at_once")
+            self._events.tell("leaving_at_once", "warning")
             self._left = True
             return
         self._terminated = True
@@ -91,7 +102,7 @@ class Reactor:
 
     def owner_gone(self, noticed_by: str) -> None:
         """Leave at once: nobody is left to work for."""
-        self._log.warning("owner_gone", noticed_by=noticed_by)
+        self._events.tell("owner_gone", "warning", noticed_by=noticed_by)
         self._left = True
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -99,7 +110,7 @@ class Reactor:
     def run(self) -> None:
         """Run until drained, told to leave, or left by the owner."""
         now = self._clock()
-        self._fleet.start(now)
+        self._fleet.start(now, self._needed)
         self._perform(now)
         while not self._left and not self._fleet.stopped:
             self._turn()
@@ -124,6 +135,8 @@ class Reactor:
         self._workers.settle_deaths(now)
         self._workers.outbox.retry(now)
         self._clients.retry(now)
+        if self._fleet.unsaved_sessions:
+            self._keeping.go_on(now)
         self._perform(now)
 
     def _keep_time(self, now: float) -> None:
@@ -135,6 +148,8 @@ class Reactor:
         timer = self._fleet.next_timer()
         if timer is not None and timer <= now:
             self._fleet.handle(_TICK, now)
+            self._saving.tend(now)
+            self._fleet.sends_to_clients.extend(self._polls.expire(now))
             if now >= self._memory_due:
                 self._memory_due = now + _MEMORY_EVERY_S
                 used = self._memory.used()
@@ -170,6 +185,8 @@ class Reactor:
                 self._do(effect, now)
             if fleet.control:
                 self._answer_control(now)
+            if self._polls.have_news and not fleet.stopped:  # the last words are to come, and are told with it
+                fleet.sends_to_clients.extend(self._polls.answer_all())
             if fleet.sends_to_workers:
                 faultpoints.hit("coordinator.before_send")
                 # A worker that is gone is noticed by its pidfd; EHOSTUNREACH proves nothing.
@@ -185,11 +202,9 @@ class Reactor:
         sends = self._fleet.sends_to_clients
         batch = list(sends)
         sends.clear()
-        if self._control.loading:
+        if self._control.asking.waiting:
             for message in [message for peer, message in batch if peer == SELF]:
-                answer = self._control.loaded(message, now) if type(message) is Reply else None
-                if answer is not None:
-                    batch.append(answer)
+                self._control.asking.hear(message, now)
             batch = [send for send in batch if send[0] != SELF]
         self._clients.send(batch, now)
 
@@ -210,12 +225,8 @@ class Reactor:
                 self._workers.dump(worker_id)
             case Kill(worker_id, why):
                 self._workers.kill(worker_id, why)
-            case Log(event, fields, "info"):
-                self._log.info(event, **fields)
-            case Log(event, fields, "warning"):
-                self._log.warning(event, **fields)
-            case Log(event, fields, _):
-                self._log.error(event, **fields)
+            case Log(event, fields, level, quiet):
+                self._events.tell(event, level, quiet=quiet, **fields)
 
     def _report_ready(self) -> None:
         assert self._on_ready is not None
@@ -236,6 +247,8 @@ class Reactor:
 
     def _say_last_words(self) -> None:
         """Give the last answers a moment to leave; then close what is ours."""
+        self._events.end()
+        self._clients.send(self._polls.answer_all(), self._clock())
         until = self._clock() + _LAST_WORDS_S
         while not self._left and not self._clients.outbox.empty and self._clock() < until:
             self.watching.wait(0.005)
@@ -244,3 +257,4 @@ class Reactor:
         self._memory.close()
         self._cpu.close()
         self.watching.close()
+        self._events.hand_over()

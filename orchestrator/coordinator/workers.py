@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 from typing import Final
 
-import structlog
-
 from bridge.protocol.codec import Decoded, decode
 from bridge.protocol.messages import Hello, Message, Ready, Reply
 from bridge.transport import Router
@@ -15,6 +13,7 @@ from orchestrator.config import Settings
 from orchestrator.coordinator.births import Births
 from orchestrator.coordinator.clients import Identity, welcome
 from orchestrator.coordinator.confinement import Confinement
+from orchestrator.coordinator.event_log import EventLog
 from orchestrator.coordinator.funerals import Funerals, Settled
 from orchestrator.coordinator.oom import OomKills, find_counter
 from orchestrator.coordinator.outbox import Outbox
@@ -41,7 +40,7 @@ class Workers:
 
     def __init__(
         self, router: Router, fleet: Fleet, settings: Settings, identity: Identity, launcher: launching.Launcher,
-        births: Births, confinement: Confinement,
+        births: Births, confinement: Confinement, events: EventLog,
     ) -> None:  # fmt: skip
         self._router = router
         self._fleet = fleet
@@ -54,7 +53,7 @@ class Workers:
         self._oom_kills = OomKills(find_counter())
         self.peers = Peers(identity.run_id, identity.version)
         self.outbox = Outbox(router)
-        self._log = structlog.get_logger("dspool.coordinator")
+        self._events = events
 
     def read(self, now: float, max_frames: int) -> None:
         """Handle what workers sent."""
@@ -107,8 +106,8 @@ class Workers:
             return False
         if hello.package_version not in ("", self._identity.version):
             # It speaks this protocol; what it does may still be what another version does.
-            self._log.warning(
-                "worker_version_differs", worker=hello.worker_id, worker_version=hello.package_version,
+            self._events.tell(
+                "worker_version_differs", "warning", worker=hello.worker_id, worker_version=hello.package_version,
                 version=self._identity.version,
             )  # fmt: skip
         self._answer(peer, [welcome(self._identity, self._settings, 0)])
@@ -134,7 +133,7 @@ class Workers:
 
     def kill(self, worker_id: str, why: str) -> None:
         """Kill a worker's process."""
-        self._log.warning("worker_killed", worker=worker_id, why=why)
+        self._events.tell("worker_killed", "warning", worker=worker_id, why=why)
         self._oom_kills.killed_here(worker_id)
         self._launcher.kill(worker_id)
 
@@ -154,7 +153,7 @@ class Workers:
                 case launching.Reaped():
                     self._funerals.reaped(event, now)
                 case launching.NannyLost():
-                    self._log.error("nanny_lost")
+                    self._events.tell("nanny_lost", "error")
                     self._oom_kills.all_killed_here()  # by the launcher, which replaces its nanny
 
     def _launch_failed(self, worker_id: str, error: str, now: float) -> None:

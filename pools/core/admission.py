@@ -19,7 +19,7 @@ from bridge.protocol.messages import (
     Reply,
     Request,
 )
-from pools.core import breakers, idempotency, isolation, nesting
+from pools.core import breakers, idempotency, internal, isolation, nesting, sessions
 from pools.core.dispatch import choose, dispatch, pump
 from pools.core.entries import ClientEntry, PoolEntry, RequestEntry
 from pools.core.events import ClientConnected
@@ -46,7 +46,9 @@ def on_connected(tables: Tables, event: ClientConnected, now: float, peer: bytes
     if peer not in tables.clients:
         first_id = event.client_no << CLIENT_SHIFT
         tables.clients[peer] = client = ClientEntry(peer, event.client_no, event.principal, first_id)
-        client.pid = event.pid
+        client.worker_id = event.worker_id
+        worker = tables.workers.get(event.worker_id)
+        client.internal = worker is not None and worker.pool.config.internal
         join(tables, client)
 
 
@@ -84,19 +86,28 @@ def _is_ordinary(tables: Tables, client: ClientEntry, pool: PoolEntry, message: 
         and bool(pool.ready)
         and not tables.wary
         and not message.idempotency_key
+        and not (message.session or message.worker)
+        and message.in_session is None
     )
 
 
 def _admit_new(tables: Tables, client: ClientEntry, message: Request, now: float) -> None:
     """Ask everything; remember the route of what is accepted."""
-    pool = tables.pools.get(message.pool or tables.home_of(message.operation))
+    home = sessions.pool_of(tables, client, message, now) if message.session else tables.home_of(message.operation)
+    pool = tables.pools.get(message.pool or home)
+    if pool is not None and pool.config.internal:
+        _admit_internal(tables, client, pool, message, now)
+        return
     refusal = _refusal(tables, client, pool, message)
+    if refusal is None and pool is not None and (message.session or message.worker or message.in_session is not None):
+        refusal = sessions.refusal(tables, client, pool, message, now)
     if refusal is None and pool is not None and message.idempotency_key:
         known = idempotency.find(tables, client, pool, message, now)
         if isinstance(known, BridgeError):
             refusal = known
         elif known is not None:
-            route = Route(pool, pool.credits.of(message.operation))
+            operation = message.operation
+            route = Route(pool, pool.credits.of(operation), tables.programs.runs(operation))
             entry = _accept(tables, client, route, message, now, follows=True)
             idempotency.join(tables, entry, known, now)
             return
@@ -110,6 +121,21 @@ def _admit_new(tables: Tables, client: ClientEntry, message: Request, now: float
         refusal = chosen
     if refusal is not None:
         _refuse(tables, client, pool, message, refusal)
+
+
+def _admit_internal(tables: Tables, client: ClientEntry, pool: PoolEntry, message: Request, now: float) -> None:
+    """Admit what an internal pool is asked. What the coordinator itself asks there is refused for no want of room."""
+    refusal = internal.objection(tables, client, pool, message)
+    if refusal is None:
+        refusal = _refusal(tables, client, pool, message) if client.client_no else _invalid(message)
+    refusal = refusal or internal.refusal(pool, now)
+    if refusal is None and client.client_no:
+        refusal = _full(tables, client, pool, message.operation, message, now)
+    if refusal is not None:
+        _refuse(tables, client, pool, message, refusal)
+        return
+    internal.ask(tables, pool, now)
+    _admit_to(tables, client, (pool, message.operation), message, now)
 
 
 def _refuse(
@@ -144,7 +170,7 @@ def _choose_pool(
     other = elsewhere(tables, pool, operation)
     if other is None:
         return refusal
-    why = unserved(other[0]) or breakers.refusal(*other, now)
+    why = tables.programs.refusal(other[1]) or unserved(other[0]) or breakers.refusal(*other, now)
     if why is None and tables.poison.letters:
         poisonous = isolation.refusal(tables, replace(message, operation=other[1]))
         if poisonous is not None:
@@ -158,15 +184,28 @@ def _admit_to(
 ) -> RequestEntry:
     """Accept a request where it runs. Its route is remembered unless breakers, or dead letters, are to be asked."""
     pool, operation = chosen
-    route = Route(pool, pool.credits.of(operation))
-    instead = pool.name != (message.pool or tables.home_of(message.operation)) or operation != message.operation
+    route = Route(pool, pool.credits.of(operation), tables.programs.runs(operation))
+    home = sessions.pool_of(tables, client, message, now) if message.session else tables.home_of(message.operation)
+    instead = pool.name != (message.pool or home) or operation != message.operation
     if instead:
         message = replace(message, pool=pool.name, operation=operation)
-    elif operation not in tables.poison.operations and not breakers.tripped(pool, operation):
+    elif not (
+        message.session  # where it is, others need not go
+        or pool.config.internal
+        or operation in tables.poison.operations
+        or breakers.tripped(pool, operation)
+    ):
         if len(tables.routes) >= _MAX_ROUTES:
             tables.routes.clear()
         tables.routes[operation, message.pool, message.lm] = route
-    entry = _accept(tables, client, route, message, now)
+    if message.session:
+        entry = _accept(tables, client, route, message, now, follows=True)
+        entry.fallback_used = instead
+        sessions.enter(tables, entry, now)
+        return entry
+    entry = _accept(tables, client, route, message, now, follows=bool(message.worker))
+    if message.worker:
+        sessions.address(tables, entry, now)
     if entry.state != SETTLED:
         entry.fallback_used = instead
         breakers.admitted(tables, entry, now)
@@ -188,8 +227,11 @@ def _reject_id(tables: Tables, client: ClientEntry | None, request_id: int, peer
 def _accept(
     tables: Tables, client: ClientEntry, route: Route, message: Request, now: float, *, follows: bool = False
 ) -> RequestEntry:
-    """Enter a request into the books and give it to a worker, or have it wait. follows: for another's outcome."""
-    pool, times = route
+    """Enter a request into the books and give it to a worker, or have it wait.
+
+    follows: it waits in any case, for another's outcome, its turn, or to be queued by who asks.
+    """
+    pool, times, runs = route
     rows = message.rows
     request_id = message.request_id
     deadline: float | None
@@ -199,7 +241,7 @@ def _accept(
         deadline = now + pool.config.default_deadline_s
     else:
         deadline = None
-    entry = RequestEntry(request_id, client, message, pool, rows, times, now, deadline)
+    entry = RequestEntry(request_id, client, message, pool, rows, times, now, deadline, runs)
     tables.requests[request_id] = entry
     if deadline is not None:
         entry.bucket = tables.deadlines.add(request_id, deadline)
@@ -217,12 +259,12 @@ def _accept(
     if pool.seclusion is not None and pool.seclusion.takes(tables, entry, now):
         pump(tables, pool, now)  # where one worker is left, and it is the queue's turn, that goes on
         return entry
-    worker = None if pool.queue.open_lanes else choose(pool, times)
+    worker = None if pool.queue.open_lanes or pool.lined else choose(pool, times)
     if worker is not None:
         dispatch(tables, entry, worker, now)
     else:
         pool.queue.push(entry)
-        if message.priority == PRIORITY_HIGH:
+        if message.priority == PRIORITY_HIGH or pool.lined:
             pump(tables, pool, now)
     return entry
 
@@ -230,10 +272,13 @@ def _accept(
 def _refusal(tables: Tables, client: ClientEntry, pool: PoolEntry | None, message: Request) -> BridgeError | None:
     """Return why a request is accepted nowhere, or None."""
     if pool is None:
-        return not_found("pool", message.pool, tables.pools)
+        return not_found("pool", message.pool or tables.home_of(message.operation), tables.user_pools)
     invalid = _invalid(message)
     if invalid is not None:
         return invalid
+    unknown = tables.programs.refusal(message.operation)
+    if unknown is not None:
+        return unknown
     if message.lm and message.lm not in tables.lms:
         return not_found("language model", message.lm, tables.lms, advice="Name it under `lms:` in the configuration.")
     if tables.draining and not message.depth:  # a nested one belongs to what is accepted
@@ -262,6 +307,8 @@ def _full(
     tables: Tables, client: ClientEntry, pool: PoolEntry, operation: str, message: Request, now: float
 ) -> BridgeError | None:
     """Return the refusal of a queue that is full, or too long for this request; None if it has, or makes, room."""
+    if sessions.in_line(tables, client, message):
+        return None
     too_late = hopeless(pool, client.principal, message, now)
     if too_late is not None:
         return too_late

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from bridge.protocol.errors import CANCELLED, DEADLINE_EXCEEDED, error_code
 from bridge.protocol.messages import ERROR, FLAG_EVENTS, PRIORITY_HIGH, Event, Recalled, Reply, Started
+from pools.core import lines
 from pools.core.cancellation import cancel_waiting, end_orphans, stop_attempt
 from pools.core.credits import SLOW_MS, RunTimes
 from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
@@ -19,6 +20,7 @@ from pools.core.shedding import TARGET_S, is_stale, shed_stale
 from pools.core.states import (
     DISPATCHED,
     ON_DISPATCH,
+    ON_RESUME,
     ON_RETURN,
     ON_START,
     READY,
@@ -46,7 +48,11 @@ def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
     if pool.shedding:
         return  # what is shed had others with its key behind it: who sheds it goes on with them, one after the other
     queue = pool.queue
-    while queue.open_lanes:
+    while queue.open_lanes or pool.lined:
+        if pool.lined and _serve_line(tables, pool, now):
+            continue
+        if not queue.open_lanes:
+            return
         entry = queue.head()
         if now - entry.accepted_at > TARGET_S and is_stale(queue.front(), entry, now):
             shed_stale(tables, entry, now)
@@ -59,7 +65,25 @@ def pump(tables: Tables, pool: PoolEntry, now: float) -> None:
         if worker is None:
             return
         queue.pop()
+        if entry.session is not None or message.worker:
+            own = lines.own_worker(tables, entry, worker, now)
+            if own is None:
+                continue
+            worker = own
         dispatch(tables, entry, worker, now)
+
+
+def _serve_line(tables: Tables, pool: PoolEntry, now: float) -> bool:
+    """Give a worker who waits for it longest, if that is its turn; return whether anything was done."""
+    entry = lines.first(pool)
+    worker = entry.waits_for if entry is not None else None
+    if entry is None or worker is None:
+        return False
+    worker.leave_line(entry)
+    entry.state = REQUEST_MOVES[entry.state][ON_RESUME]
+    if pool.seclusion is None or not pool.seclusion.takes(tables, entry, now):
+        dispatch(tables, entry, worker, now)
+    return True
 
 
 def enqueue(tables: Tables, entry: RequestEntry, now: float, *, first: bool = False) -> None:
@@ -125,11 +149,14 @@ def dispatch(tables: Tables, entry: RequestEntry, worker: WorkerEntry, now: floa
     deadline = entry.deadline
     attempt = replace(
         message,
+        operation=entry.runs,
         pool=pool.name,
         principal=entry.client.principal,
         deadline_ms=None if deadline is None else (deadline - now) * 1000.0,
         epoch=epoch,
     )
+    if entry.session is not None:
+        attempt = entry.session.attempt(tables, worker, attempt)
     tables.to_workers.append((worker.peer, attempt))
 
 
@@ -143,6 +170,8 @@ def release(tables: Tables, worker: WorkerEntry, epoch: int) -> RequestEntry | N
     worker.held = after = before - (attempt_ended(tables, worker, entry) if entry.tied else entry.rows)
     if after <= slots < before and worker in worker.pool.ready:
         worker.pool.over -= 1
+    if entry.session is not None:
+        entry.session.stir(tables)
     return entry
 
 
@@ -153,6 +182,8 @@ def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
     if worker is None or entry is None or entry.request_id != message.request_id:
         tables.fenced += 1
         return
+    if entry.session is not None:
+        message = entry.session.answered(tables, entry, message, worker)
     release(tables, worker, message.epoch)
     rows = entry.rows
     worker.requests += rows
@@ -169,7 +200,7 @@ def on_reply(tables: Tables, message: Reply, now: float, peer: bytes) -> None:
         settle(tables, entry, message, now)
     if worker.stop_wanted and not worker.attempts:
         stop(tables, worker, now)
-    if pool.queue.open_lanes or pool.seclusion is not None:
+    if pool.queue.open_lanes or pool.lined or pool.seclusion is not None:
         pump(tables, pool, now)
     elif pool.over and worker.held < pool.slots:
         rebalance(tables, pool, worker, 1, now)
@@ -188,7 +219,7 @@ def rebalance(tables: Tables, pool: PoolEntry, idle: WorkerEntry, wanted: int, n
         if wanted <= 0:
             return
         entry = loaded.attempts[epoch]
-        if entry.paused:
+        if entry.paused or entry.message.worker or (entry.session is not None and entry.session.strict):
             continue
         run_ms = entry.times.median_ms
         # No run of it has ended yet: they take at least as long as this one has been waiting.

@@ -23,6 +23,7 @@ from pools.core.stats import Histogram, Pace, RecentPeak
 if TYPE_CHECKING:
     from pools.core.idempotency import Keyed
     from pools.core.isolation import Seclusion
+    from pools.core.session import Session
 
 # Words of a started-slots page; epochs are marked at `epoch % SLOT_WORDS`.
 SLOT_WORDS: Final = 512
@@ -54,7 +55,8 @@ class ClientEntry(msgspec.Struct, gc=False):
     """A client that said Hello. last_id: its highest request id so far; in_flight: rows accepted and unsettled.
 
     spell: the last spell of time in which it asked for something (see Tables). peak: the most rows that it had in
-    flight since it was last told to have less. account: its principal's. pid: of its process, as it says; 0 = unknown.
+    flight since it was last told to have less. account: its principal's. worker_id: of the worker whose programs it
+    serves, "" = none's. internal: that worker is of an internal pool.
     """
 
     peer: bytes
@@ -65,14 +67,16 @@ class ClientEntry(msgspec.Struct, gc=False):
     spell: int = 0
     peak: int = 0
     account: Account = msgspec.field(default_factory=Account)
-    pid: int = 0
+    worker_id: str = ""
+    internal: bool = False
 
 
 class RequestEntry(msgspec.Struct, gc=False):
     """An accepted request, from admission to settlement (and beyond, while a worker still holds its attempt).
 
     deadline: absolute seconds, None without one. `epoch` names its current attempt, 0 before the first. message.depth:
-    how deep it is nested, 0 for what no program asked for (see `nesting`).
+    how deep it is nested, 0 for what no program asked for (see `nesting`). runs: what workers are asked for: where the
+    operation is a program, its version as this was accepted.
     """
 
     request_id: int
@@ -83,6 +87,7 @@ class RequestEntry(msgspec.Struct, gc=False):
     times: RunTimes
     accepted_at: float
     deadline: float | None
+    runs: str
     bucket: int = 0
     state: str = QUEUED
     worker: WorkerEntry | None = None
@@ -101,6 +106,8 @@ class RequestEntry(msgspec.Struct, gc=False):
     tied: bool = False  # it has, or had, a parent, children, a pause or a tool's call: more than itself ends with it
     moved: bool = False  # to another lane than that in which it waited first
     paused: bool = False  # its attempt lends its slot out: the worker holds it, but nothing for it
+    session: Session | None = None  # whose call it is
+    waits_for: WorkerEntry | None = None  # it is in the line of this worker
 
 
 class WorkerEntry:
@@ -115,7 +122,8 @@ class WorkerEntry:
 
     __slots__ = (
         "attempts", "boot_error", "boot_ms", "booted", "died", "held", "incarnation", "kill_asked", "kill_why",
-        "last_epoch", "last_heard", "launched_at", "paused", "peer", "pid", "place", "pool", "progress", "progress_at",
+        "last_epoch", "last_heard", "launched_at", "line", "lined",
+        "paused", "peer", "pid", "place", "pool", "progress", "progress_at",
         "requests", "reserved", "rss_at_birth", "rss_bytes", "silent", "slots_page", "state", "stop_wanted", "stop_why",
         "told_to_stop", "tolerance", "worker_id",
     )  # fmt: skip
@@ -152,6 +160,29 @@ class WorkerEntry:
         self.stop_why = ""
         self.told_to_stop = False
         self.tolerance = 1.0
+        self.line: PoolQueue | None = None  # who waits for this very worker, and how many rows (see `lines`)
+        self.lined = 0
+
+    def stand_in_line(self, entry: RequestEntry) -> None:
+        """Have a request wait for this worker (see `lines`)."""
+        if self.line is None:
+            self.line = PoolQueue()
+        entry.waits_for = self
+        self.line.push(entry)
+        self.lined += entry.rows
+        self.pool.following += entry.rows
+        self.pool.lined[self.worker_id] = self
+
+    def leave_line(self, entry: RequestEntry) -> None:
+        """Take a request out of the line; it is there."""
+        assert self.line is not None
+        entry.waits_for = None
+        self.line.discard(entry)
+        self.lined -= entry.rows
+        self.pool.following -= entry.rows
+        if not self.line.open_lanes:
+            self.line = None
+            del self.pool.lined[self.worker_id]
 
     def started(self, epoch: int) -> bool:
         """Return False only if the page proves that the attempt has not started."""
@@ -200,15 +231,15 @@ class PoolEntry:
     before. lives: its living workers, by id, those that leave included. succession: the one replacement that is under
     way. wishes: those to come, by the old worker's id; none is begun before replace_at. A pool with a boot_error is
     degraded: it answers with that error and is probed by one launch at a time (`probe`: the latest one's id), none
-    before probe_at. hurry_ms: a request with less time than that may be too late already; shed_at: when something was
-    last shed, 0 = not of late.
+    before probe_at. asked: an internal one was, and is launched since then. hurry_ms: a request with less time than
+    that may be too late already; shed_at: when something was last shed, 0 = not of late.
     """
 
     __slots__ = (
-        "accepted", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead",
+        "accepted", "asked", "boot_error", "breakers", "cancelled", "completed", "config", "credits", "dead",
         "dealt_to", "demand", "failed", "following", "hand_left", "hurry_ms", "in_flight", "large_at_birth",
-        "latency", "least", "lent", "lives", "memory_recycle_at", "most", "most_paused", "name", "outcomes", "over",
-        "pace", "places", "probe", "probe_at", "queue", "queued", "ready", "rejected", "replace_at", "resent",
+        "latency", "least", "lent", "lined", "lives", "memory_recycle_at", "most", "most_paused", "name", "outcomes",
+        "over", "pace", "places", "probe", "probe_at", "queue", "queued", "ready", "rejected", "replace_at", "resent",
         "restarts", "retries", "seclusion", "shed", "shed_at", "shedding", "shrink_at", "size", "slots", "succession",
         "was_ready", "wishes",
     )  # fmt: skip
@@ -217,12 +248,14 @@ class PoolEntry:
         self.config = config
         self.name = config.name
         self.slots = config.slots
+        self.asked = not config.internal
         self.most_paused = min(_PAUSED_PER_SLOT * config.slots, _PAUSED_MAX)
         self.queue = PoolQueue()
         self.seclusion: Seclusion | None = None  # while requests are under suspicion or in quarantine
         self.retries = RetryBudget(config.slots * config.size)
         self.resent = 0
-        self.following = 0  # of those that are queued: they wait for the outcome of others with their idempotency key
+        self.following = 0  # of those that are queued: they wait for others with their key, their session, one worker
+        self.lined: dict[str, WorkerEntry] = {}  # workers that somebody waits for, by id (see `lines`)
         self.queued = 0
         self.in_flight = 0
         self.ready: list[WorkerEntry] = []
@@ -264,7 +297,7 @@ class PoolEntry:
 
     @property
     def waiting_rows(self) -> int:
-        """How many rows wait for a worker. Who follows another's work needs none, and takes no room."""
+        """How many rows wait for any worker. Who follows another's work, or waits for one worker, takes no room."""
         return self.queued - self.following
 
     @property

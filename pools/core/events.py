@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge.protocol.messages import Program, Request
+from bridge.protocol.messages import Request
 
 # --- how a worker ended -------------------------------------------------------------------------
 
@@ -95,28 +95,43 @@ class ProtocolBroken(msgspec.Struct, frozen=True):
 
 
 class ClientConnected(msgspec.Struct, frozen=True):
-    """A client's Hello was accepted; `client_no` is the upper part of its request ids. pid: as it says, 0 = unknown."""
+    """A client's Hello was accepted; `client_no` is the upper part of its request ids.
+
+    worker_id: of the worker whose programs it serves, which it has proved; "" = none's.
+    """
 
     client_no: int
     principal: str
-    pid: int = 0
+    worker_id: str = ""
 
 
 class ClientGone(msgspec.Struct, frozen=True):
     """A client cannot be reached any more: what it has queued is cancelled, what runs is asked to stop."""
 
 
-class ProgramDeployed(msgspec.Struct, frozen=True):
-    """A program exists from now on: `program` is what the workers are sent."""
+class ServedVersion(msgspec.Struct, frozen=True):
+    """A version of a program: the pool where it is at home, and what workers are sent of it."""
 
+    version: int
     pool: str
-    program: Program
+    payload: bytes
 
 
-class ProgramRemoved(msgspec.Struct, frozen=True):
-    """A program is gone."""
+class ProgramSet(msgspec.Struct, frozen=True):
+    """What a program is from now on: the versions that workers are to know, and which of them each alias names.
+
+    Without versions the program is gone.
+    """
 
     name: str
+    versions: tuple[ServedVersion, ...]
+    aliases: dict[str, int]
+
+
+class ProgramsSynced(msgspec.Struct, frozen=True):
+    """Every program there is has been told: `names` are all of them."""
+
+    names: frozenset[str]
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -192,6 +207,79 @@ class Drain(msgspec.Struct, frozen=True):
     budget_s: float
 
 
+class OpenSession(msgspec.Struct, frozen=True):
+    """Somebody opens a session, or attaches to it; None = as it is, or by default. Refused: BridgeError."""
+
+    principal: str
+    id: str
+    ttl_s: float | None = None
+    affinity: str | None = None
+    on_loss: str | None = None
+
+
+class ExpireSession(msgspec.Struct, frozen=True):
+    """A session is to end, now. generation: of the one that is meant, 0 = any. Refused: BridgeError."""
+
+    principal: str
+    id: str
+    generation: int = 0
+
+
+class SessionImage(msgspec.Struct, frozen=True):
+    """A session as it is kept. state: None = as it was kept before. turns: (number, bytes) of those since then.
+
+    first_turn: those before it are forgotten. stats: packed `calls.Calls`. idle_s: since anybody used it. ended: it is
+    not to be kept any more.
+    """
+
+    principal: str
+    id: str
+    generation: int
+    seq: int
+    ttl_s: float
+    affinity: str
+    on_loss: str
+    state: bytes | None = None
+    turns: tuple[tuple[int, bytes], ...] = ()
+    first_turn: int = 0
+    calls: int = 0
+    stats: bytes = b""
+    idle_s: float = 0.0
+    ended: bool = False
+
+
+class SaveBatch(msgspec.Struct, frozen=True):
+    """Sessions that are to be kept together. token: names the batch in SessionsSaved and SessionsUnsaved."""
+
+    token: int
+    images: tuple[SessionImage, ...]
+
+
+class SessionRestored(msgspec.Struct, frozen=True):
+    """A session was kept by a run before."""
+
+    image: SessionImage
+
+
+class SessionsSynced(msgspec.Struct, frozen=True):
+    """All that was kept is restored. problem: nothing could be, and why."""
+
+    problem: str = ""
+
+
+class SessionsSaved(msgspec.Struct, frozen=True):
+    """A batch of sessions is kept."""
+
+    token: int
+
+
+class SessionsUnsaved(msgspec.Struct, frozen=True):
+    """A batch of sessions could not be kept."""
+
+    token: int
+    why: str = ""
+
+
 # --- effects --------------------------------------------------------------------------------------
 
 
@@ -218,11 +306,15 @@ class Kill(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """Something an operator wants to read. event: a constant name; fields: plain values."""
+    """Something to know: an event of the event log. event: a constant name; fields: plain values.
+
+    quiet: it is not for the operator's log.
+    """
 
     event: str
     fields: dict[str, object]
     level: str = "info"
+    quiet: bool = False
 
 
 Effect = Launch | Dump | Kill | Log

@@ -18,7 +18,7 @@ def elsewhere(tables: Tables, pool: PoolEntry, operation: str) -> tuple[PoolEntr
     name = config.fallback
     if name is None and instead != operation:
         name = tables.home_of(instead)
-    other = tables.pools.get(name) if name is not None else None
+    other = tables.user_pools.get(name) if name is not None else None
     if other is None or (other is pool and instead == operation):
         return None
     return other, instead

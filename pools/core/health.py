@@ -120,7 +120,7 @@ class Health:
         return found
 
     def _count(self, tables: Tables, now: float) -> None:
-        pools = tables.pools.values()
+        pools = tables.user_pools.values()
         failed = sum(pool.failed for pool in pools)
         self._settled.append((now, failed, failed + sum(pool.completed for pool in pools)))
         while self._settled[0][0] < now - _RATE_S:
@@ -140,12 +140,12 @@ class Health:
             "mode": tables.modes.mode,
             "issues": [{**_named(issue.finding), "since_s": now - issue.since} for issue in raised],
             "error_rate": self._error_rate(tables),
-            "p99_ms": quantile_ms([pool.latency for pool in tables.pools.values()], 0.99),
+            "p99_ms": quantile_ms([pool.latency for pool in tables.user_pools.values()], 0.99),
         }
 
     def _error_rate(self, tables: Tables) -> float | None:
         _, failed, settled = self._settled[0] if self._settled else (0.0, 0, 0)
-        pools = tables.pools.values()
+        pools = tables.user_pools.values()
         now_failed = sum(pool.failed for pool in pools)
         now_settled = now_failed + sum(pool.completed for pool in pools)
         return (now_failed - failed) / (now_settled - settled) if now_settled > settled else None
@@ -168,7 +168,7 @@ def _named(finding: Finding) -> dict[str, Any]:
 
 
 def _readings(tables: Tables, now: float) -> Readings:
-    pools = tables.pools.values()
+    pools = tables.user_pools.values()
     return Readings(
         cpu=tables.cpu_used,
         memory=tables.memory_used,
@@ -185,7 +185,7 @@ def _is_broken(pool: PoolEntry, now: float) -> bool:
 
 def fullest(tables: Tables) -> float:
     """Return how full the fullest queue is, a part of 1."""
-    limited = [pool for pool in tables.pools.values() if pool.config.max_queue]
+    limited = [pool for pool in tables.user_pools.values() if pool.config.max_queue]
     return max((pool.waiting_rows / pool.config.max_queue for pool in limited), default=0.0)
 
 

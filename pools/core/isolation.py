@@ -18,6 +18,7 @@ from pools.core.entries import NOT_ASKED, PoolEntry, RequestEntry, WorkerEntry
 from pools.core.events import DropLetter, PardonLetter, ReturnLetter
 from pools.core.leaving import recall
 from pools.core.poison import Letter, Poison, fingerprint, poison_error, shape
+from pools.core.programs import version_of
 from pools.core.settlement import settle_error
 from pools.core.states import DISPATCHED, ON_RESUME, ON_WAIT, QUEUED, READY, REQUEST_MOVES, SETTLED, WAITING
 from pools.core.tables import Tables
@@ -41,7 +42,7 @@ class Seclusion:
 
     def takes(self, tables: Tables, entry: RequestEntry, now: float) -> bool:
         """Take a request that is to be queued, and is in no queue, if it may not run beside others, or at all."""
-        print_ = known_print(tables, entry.message)
+        print_ = known_print(tables, entry.message, entry.runs)
         letter = tables.poison.letters.get(print_)
         if letter is not None:
             condemn(tables, entry, letter, now)
@@ -56,7 +57,7 @@ class Seclusion:
         """A worker has answered an attempt: if that ran to its end, nobody suspects its equals any more."""
         if entry.state == SETTLED or entry.cancel != NOT_ASKED:
             return
-        if tables.poison.clear(known_print(tables, entry.message)):
+        if tables.poison.clear(known_print(tables, entry.message, entry.runs)):
             alone = self.worker is not None and epoch == self.epoch
             tables.log("suspect_cleared", operation=entry.message.operation, pool=self.pool.name, alone=alone)
             release_cleared(tables, now)
@@ -67,7 +68,7 @@ class Seclusion:
         if worker is not None and self._runs_one(worker):
             self._keep(worker)  # also where one goes on that had lent its slot out
             return
-        entry = self._next()
+        entry = self._next(tables, now)
         if entry is None:
             self._share()
             return
@@ -113,9 +114,15 @@ class Seclusion:
         elif len(self.pool.ready) < 2:
             self.worker.reserved = False
 
-    def _next(self) -> RequestEntry | None:
-        """Return the first that waits, or None."""
-        return next(iter(self.waiting.values()), None)
+    def _next(self, tables: Tables, now: float) -> RequestEntry | None:
+        """Return the first that waits, or None. Those whose sessions are lost wait no longer."""
+        while self.waiting:
+            entry = next(iter(self.waiting.values()))
+            lost = entry.session.lost_error() if entry.session is not None else None
+            if lost is None:
+                return entry
+            settle_error(tables, entry, lost, now)
+        return None
 
     def _reserve(self, tables: Tables) -> WorkerEntry | None:
         """Keep the worker that holds least, and have it give back what it has not begun."""
@@ -133,28 +140,25 @@ class Seclusion:
         return worker
 
 
-def print_of(tables: Tables, message: Request) -> bytes:
-    """Return a request's fingerprint. A program that was deployed anew is another one."""
-    return fingerprint(message, _version(tables, message))
+def print_of(message: Request, runs: str) -> bytes:
+    """Return a request's fingerprint. runs: what workers are asked for; another version of a program is another one."""
+    return fingerprint(message, version_of(runs))
 
 
-def known_print(tables: Tables, message: Request) -> bytes:
+def known_print(tables: Tables, message: Request, runs: str) -> bytes:
     """Return a request's fingerprint; b"", at little cost, if its shape is that of no suspect and no dead letter."""
     if message.operation not in tables.poison.operations:
         return b""
-    version = _version(tables, message)
+    version = version_of(runs)
     return fingerprint(message, version) if tables.poison.may_know(shape(message, version)) else b""
-
-
-def _version(tables: Tables, message: Request) -> int:
-    program = tables.programs.get(message.operation)
-    return program[1].program_version if program is not None else 0
 
 
 def refusal(tables: Tables, message: Request) -> BridgeError | None:
     """Return why a request that equals a dead letter is not accepted, None for any other."""
     poison = tables.poison
-    letter = poison.letters.get(known_print(tables, message)) if poison.letters else None
+    if not poison.letters:
+        return None
+    letter = poison.letters.get(known_print(tables, message, tables.programs.runs(message.operation)))
     if letter is None:
         return None
     letter.requests += 1
@@ -176,7 +180,7 @@ def watch(tables: Tables, operations: Iterable[str], now: float) -> None:
     known.update(operations)
     for name in [name for name in tables.routes if name[0] in known]:
         del tables.routes[name]
-    for pool in tables.pools.values():
+    for pool in tables.user_pools.values():
         if pool.seclusion is None:
             pool.seclusion = Seclusion(pool)
     _arm(tables, tables.poison)
@@ -189,7 +193,7 @@ def single_out(tables: Tables, found: Mapping[bytes, RequestEntry], now: float) 
     """
     shapes = {_shape(entry) for entry in found.values()}
     for entry in list(tables.requests.values()):
-        if _shape(entry) in shapes and print_of(tables, entry.message) in found:
+        if _shape(entry) in shapes and print_of(entry.message, entry.runs) in found:
             _single_out(tables, entry, now)
 
 
@@ -206,7 +210,7 @@ def _single_out(tables: Tables, entry: RequestEntry, now: float) -> None:
         pool.queue.discard(entry)
         enqueue(tables, entry, now, first=True)
     elif entry.state == WAITING and pool.seclusion.waiting.get(entry.request_id) is entry:
-        letter = tables.poison.letters.get(known_print(tables, entry.message))
+        letter = tables.poison.letters.get(known_print(tables, entry.message, entry.runs))
         if letter is not None:
             condemn(tables, entry, letter, now)
     elif entry.state == DISPATCHED and worker is not None and not worker.reserved and not worker.started(entry.epoch):
@@ -222,7 +226,7 @@ def release_cleared(tables: Tables, now: float) -> None:
         for entry in list(seclusion.waiting.values()):
             if entry.state != WAITING:
                 continue  # settled with one before it
-            if known_print(tables, entry.message) not in tables.poison.suspects:
+            if known_print(tables, entry.message, entry.runs) not in tables.poison.suspects:
                 del seclusion.waiting[entry.request_id]
                 entry.state = REQUEST_MOVES[entry.state][ON_RESUME]
                 enqueue(tables, entry, now)
@@ -251,7 +255,7 @@ def on_pardon(tables: Tables, event: PardonLetter, now: float, peer: bytes) -> N
 
 def on_return(tables: Tables, event: ReturnLetter, now: float, peer: bytes) -> None:
     """Put a pardoned letter back that nobody ran."""
-    print_ = print_of(tables, event.message)
+    print_ = print_of(event.message, tables.programs.runs(event.message.operation))
     if print_ not in tables.poison.suspects:
         return
     letter = tables.poison.quarantine(print_, event.message, event.pool, event.principal)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from bridge.protocol.errors import decode_error
-from pools.core import breakers, modes
+from pools.core import breakers, internal, modes
 from pools.core.entries import PoolEntry
 from pools.core.events import BootFailed
 from pools.core.places import unserved
@@ -22,6 +22,8 @@ CRITICAL: Final = "critical"
 STUCK_S: Final = 60.0
 # Boots in a row that fail beside workers that serve, before that is more than bad luck.
 _FAILED_BOOTS: Final = 2
+# A process of ours that is started again at once is no issue.
+_DOWN_S: Final = 5.0
 # Operations that are named where there may be many.
 _NAMED: Final = 3
 
@@ -45,7 +47,7 @@ Rule = Callable[[Tables, float], Iterator[Finding]]
 
 
 def _unserved(tables: Tables, now: float) -> Iterator[Finding]:
-    for pool in tables.pools.values():
+    for pool in tables.user_pools.values():
         error = unserved(pool) if pool.size else None
         if error is None:
             continue
@@ -56,6 +58,27 @@ def _unserved(tables: Tables, now: float) -> Iterator[Finding]:
             yield Finding("pool_degraded", pool.name, CRITICAL, f"no worker can boot: {why}", action)
         else:
             yield Finding("pool_out_of_service", pool.name, CRITICAL, why, f"`dspool restart {pool.name}` fills it")
+
+
+def _services(tables: Tables, now: float) -> Iterator[Finding]:
+    for pool in tables.pools.values():
+        error = internal.refusal(pool, now) if pool.config.internal else None
+        if error is not None:
+            why = error.message.partition("\n")[0]
+            lacks = "programs cannot be deployed or changed, sessions and events not be kept; calls go on"
+            action = f"{lacks}. It is started again by itself; `dspool restart {pool.name}` tries at once"
+            yield Finding("services_down", pool.name, WARNING, why, action, _DOWN_S)
+    if tables.store_problem:
+        lacks = "what is deployed and what sessions become is not kept, or cannot be changed; calls go on"
+        action = f"{lacks}. Mend the cause: it is tried again whenever it is needed. `dspool store check` looks closer"
+        yield Finding("store_failed", "", WARNING, tables.store_problem, action)
+    if tables.sessions_problem:
+        action = "what changed is kept when that works again, and is tried each second; until then only this run has it"
+        yield Finding("sessions_not_kept", "", WARNING, tables.sessions_problem, action)
+    for name, problem in tables.program_problems.items():
+        why = f"the program of the configuration could not be deployed: {problem.partition(chr(10))[0]}"
+        action = "what was live of it before is called. `dspool logs` of the services process has the traceback"
+        yield Finding("program_not_deployed", name, WARNING, why, action)
 
 
 def _flapping(tables: Tables, now: float) -> Iterator[Finding]:
@@ -72,7 +95,7 @@ def _flapping(tables: Tables, now: float) -> Iterator[Finding]:
 
 def _queues(tables: Tables, now: float) -> Iterator[Finding]:
     config = tables.config.degradation
-    for pool in tables.pools.values():
+    for pool in tables.user_pools.values():
         limit = pool.config.max_queue
         waiting = pool.waiting_rows
         if config is None or not limit or waiting < config.queue * limit:
@@ -84,7 +107,7 @@ def _queues(tables: Tables, now: float) -> Iterator[Finding]:
 
 
 def _growth(tables: Tables, now: float) -> Iterator[Finding]:
-    for pool in tables.pools.values():
+    for pool in tables.user_pools.values():
         missing = sum(1 for place in pool.wanted if place.worker is None or not place.worker.booted)
         if pool.boot_error is not None or pool.restarts.failed_boots < _FAILED_BOOTS or not missing or not pool.ready:
             continue
@@ -156,6 +179,7 @@ def _breakers(tables: Tables, now: float) -> Iterator[Finding]:
 
 RULES: Final[tuple[Rule, ...]] = (
     _unserved,
+    _services,
     _flapping,
     _queues,
     _growth,

@@ -20,9 +20,11 @@ DUMP_S: Final = 0.2
 STOP_GRACE_S: Final = 2.0
 
 
-def leave_ready(worker: WorkerEntry) -> None:
-    """Take a worker out of those that are given work."""
+def leave_ready(tables: Tables, worker: WorkerEntry) -> None:
+    """Take a worker out of those that are given work. Who waits for it alone is seen to when this event is over."""
     pool = worker.pool
+    if worker.line is not None:
+        tables.leavers.append(worker)
     if pool.dealt_to is worker:
         pool.dealt_to = None
     if worker in pool.ready:
@@ -31,11 +33,11 @@ def leave_ready(worker: WorkerEntry) -> None:
             pool.over -= 1
 
 
-def _withdraw(worker: WorkerEntry) -> None:
+def _withdraw(tables: Tables, worker: WorkerEntry) -> None:
     """Give a worker nothing more, whatever it holds."""
     if worker.state != DRAINING:
         worker.state = WORKER_MOVES[worker.state][ON_DRAIN]
-        leave_ready(worker)
+        leave_ready(tables, worker)
 
 
 def kill(tables: Tables, worker: WorkerEntry, why: str) -> None:
@@ -43,7 +45,7 @@ def kill(tables: Tables, worker: WorkerEntry, why: str) -> None:
     if worker.kill_why or worker.died:  # what ended a dead one is known, or will be
         return
     worker.kill_why = why
-    _withdraw(worker)
+    _withdraw(tables, worker)
     tables.effects.append(Kill(worker.worker_id, why))
 
 
@@ -52,7 +54,7 @@ def dump_and_kill(tables: Tables, worker: WorkerEntry, why: str, now: float) -> 
     if worker.kill_why or worker.died:  # what ended a dead one is known, or will be
         return
     worker.kill_why = why
-    _withdraw(worker)
+    _withdraw(tables, worker)
     tables.effects.append(Dump(worker.worker_id))
     tables.after(now + DUMP_S, partial(_dumped, worker))
 
@@ -80,7 +82,7 @@ def retire(tables: Tables, worker: WorkerEntry, why: str, now: float, grace_s: f
     worker.stop_wanted = True
     worker.stop_why = why
     served = worker.state == READY
-    _withdraw(worker)
+    _withdraw(tables, worker)
     # The last first: each goes to the head of the queue as it comes back.
     for epoch in reversed(worker.attempts):
         entry = worker.attempts[epoch]
@@ -103,7 +105,7 @@ def stop(tables: Tables, worker: WorkerEntry, now: float) -> None:
         return
     if not worker.told_to_stop:
         worker.told_to_stop = worker.stop_wanted = True
-        _withdraw(worker)
+        _withdraw(tables, worker)
         if not worker.peer:
             kill(tables, worker, "stopped before it had booted")
             return

@@ -6,8 +6,8 @@ from typing import Final
 
 from bridge.protocol.errors import CANCELLED, BridgeError, decode_error
 from bridge.protocol.messages import BootFailed as BootFailedMessage
-from bridge.protocol.messages import Heartbeat, Hello, Program, Ready
-from pools.core import replacement, shedding
+from bridge.protocol.messages import Heartbeat, Hello, Ready
+from pools.core import internal, programs, replacement, sessions, shedding
 from pools.core.dispatch import pump, rebalance
 from pools.core.entries import (
     DEAD_WORKER_KEPT_S,
@@ -25,8 +25,6 @@ from pools.core.events import (
     ExitReason,
     Kill,
     LaunchFailed,
-    ProgramDeployed,
-    ProgramRemoved,
     ProtocolBroken,
     WorkerDied,
     WorkerExited,
@@ -96,7 +94,8 @@ def on_ready(tables: Tables, message: Ready, now: float, peer: bytes) -> None:
         return  # it lived to say so, no longer
     pool.ready.append(worker)
     tables.log("worker_ready", worker=worker.worker_id, pid=worker.pid, boot_ms=round(worker.boot_ms))
-    tables.to_workers.extend((peer, program) for _, program in tables.programs.values())
+    if not pool.config.internal:
+        tables.to_workers.extend((peer, program) for program in tables.programs.versions.values())
     replacement.on_ready(tables, worker, now)
     pump(tables, pool, now)
     if pool.over and not worker.held:
@@ -127,7 +126,7 @@ def on_died(tables: Tables, event: WorkerDied, now: float, peer: bytes) -> None:
     worker = tables.workers.get(event.worker_id)
     if worker is not None:
         worker.died = True
-        leave_ready(worker)
+        leave_ready(tables, worker)
 
 
 def on_protocol_broken(tables: Tables, event: ProtocolBroken, now: float, peer: bytes) -> None:
@@ -146,11 +145,14 @@ def on_exited(tables: Tables, event: WorkerExited, now: float, peer: bytes) -> N
     worker.state = WORKER_MOVES[worker.state][ON_EXIT]
     del pool.lives[worker.worker_id]
     tables.workers_by_peer.pop(worker.peer, None)
-    leave_ready(worker)
+    leave_ready(tables, worker)
     reason = BootFailed(worker.boot_error) if worker.boot_error is not None else event.reason
     cause = worker.kill_why or (worker.stop_why if reason == Exited(0) else "") or str(reason)
     with tables.together():
-        lost(tables, worker, reason, cause, now)
+        if pool.config.internal:
+            internal.lost(tables, worker, reason, cause, now)
+        else:
+            lost(tables, worker, reason, cause, now)
         _remember(tables, worker, event, reason, cause, now)
         replacement.on_exited(tables, worker, now)
         place = pool.places[worker.place]
@@ -218,7 +220,7 @@ def _boot_error(pool: PoolEntry, worker: WorkerEntry, event: WorkerExited, reaso
 
 
 def listen(tables: Tables, now: float) -> None:
-    """Look at every worker's heartbeat, and whether pools are to grow or shrink. Runs twice a second."""
+    """Look at every worker's heartbeat, whether pools are to grow or shrink, what has expired. Runs twice a second."""
     for worker in list(tables.workers.values()):
         if worker.state == LAUNCHING:
             worker.last_heard = now
@@ -227,6 +229,7 @@ def listen(tables: Tables, now: float) -> None:
             worker.silent = not worker.kill_why or worker.silent
             dump_and_kill(tables, worker, f"no heartbeat for {limit_s:g} s", now)
     scale(tables, now)
+    sessions.sweep(tables, now)
     tables.after(now + _LISTEN_EVERY_S, listen)
 
 
@@ -234,6 +237,7 @@ def check(tables: Tables, now: float) -> None:
     """Bring every pool to its size, end what does not boot, forget the long dead. Runs each second."""
     tables.next_spell()
     shedding.keep_pace(tables, now)
+    programs.forget(tables)
     for worker in list(tables.workers.values()):
         age_s = now - worker.launched_at
         if worker.state in (LAUNCHING, BOOTING) and age_s > BOOT_LIMIT_S:
@@ -248,25 +252,6 @@ def check(tables: Tables, now: float) -> None:
     tables.after(now + _CHECK_EVERY_S, check)
 
 
-def on_program(tables: Tables, event: ProgramDeployed, now: float, peer: bytes) -> None:
-    """Route a program's name to its pool and tell every ready worker; the others learn it when they are."""
-    tables.programs[event.program.name] = (event.pool, event.program)
-    tables.routes.clear()
-    _tell_workers(tables, event.program)
-
-
-def on_program_removed(tables: Tables, event: ProgramRemoved, now: float, peer: bytes) -> None:
-    """Forget a program."""
-    if tables.programs.pop(event.name, None) is not None:
-        tables.routes.clear()
-        _tell_workers(tables, Program(name=event.name))
-
-
-def _tell_workers(tables: Tables, program: Program) -> None:
-    for pool in tables.pools.values():
-        tables.to_workers.extend((worker.peer, program) for worker in pool.ready)
-
-
 # --- the end --------------------------------------------------------------------------------------
 
 
@@ -276,6 +261,8 @@ def on_drain(tables: Tables, event: Drain, now: float, peer: bytes) -> None:
     Asked again, the earlier end counts.
     """
     tables.draining = True
+    if tables.saves is not None:
+        tables.saves.holding = True  # what could not be kept is tried once more, and waited for
     tables.ends_at = min(tables.ends_at, now + event.budget_s)
     tables.reconsider()
     tables.log("draining", budget_s=event.budget_s, requests=len(tables.requests))
@@ -284,9 +271,14 @@ def on_drain(tables: Tables, event: Drain, now: float, peer: bytes) -> None:
 
 
 def stop_if_idle(tables: Tables, now: float) -> None:
-    """When draining and nothing is left to settle: stop the workers."""
-    if tables.draining and not tables.requests and not tables.stopping:
-        stop_workers(tables, now)
+    """When draining and nothing is left to settle, nor to be kept while there is time: stop the workers."""
+    if not tables.draining or tables.requests or tables.stopping:
+        return
+    if tables.saves is not None:
+        if tables.saves.waits and now < tables.ends_at:
+            return
+        tables.to_clients.extend(tables.saves.give_up())
+    stop_workers(tables, now)
 
 
 def _budget_spent(tables: Tables, now: float) -> None:

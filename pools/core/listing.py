@@ -15,7 +15,7 @@ from pools.core.tables import Tables
 
 def stats(tables: Tables, now: float) -> dict[str, Any]:
     """Return `pools`, `requests` and `memory`. At every answer accepted == settled + queued + in_flight (rows)."""
-    pools = tables.pools.values()
+    pools = tables.user_pools.values()
     queued = sum(pool.queued for pool in pools)
     in_flight = sum(pool.in_flight for pool in pools)
     return {
@@ -35,6 +35,7 @@ def stats(tables: Tables, now: float) -> dict[str, Any]:
         "memory": {"used": tables.memory_used, "paused": tables.memory_paused},
         "mode": tables.modes.mode,
         "quarantined": len(tables.poison.letters),
+        "sessions": {"count": len(tables.sessions), "bytes": tables.sessions.bytes},
         "load": {"cpu": tables.cpu_used, "memory": tables.memory_used, "queue": fullest(tables)},
     }
 
@@ -77,7 +78,7 @@ def pools(tables: Tables, now: float) -> list[dict[str, Any]]:
             "problem": _problem(pool),
             "breakers": breakers.rows(pool, now),
         }
-        for pool in tables.pools.values()
+        for pool in tables.user_pools.values()
     ]
 
 
@@ -108,7 +109,7 @@ def replacing(tables: Tables, target: str) -> list[str]:
 def workers(tables: Tables, now: float) -> list[dict[str, Any]]:
     """Return living workers by pool and place, then the dead, latest first."""
     rows: list[dict[str, Any]] = []
-    for pool in tables.pools.values():
+    for pool in tables.user_pools.values():
         for worker in pool.workers:
             rows.append(
                 {
@@ -128,7 +129,7 @@ def workers(tables: Tables, now: float) -> list[dict[str, Any]]:
                     "exit": None,
                 }
             )
-    for pool in tables.pools.values():
+    for pool in tables.user_pools.values():
         rows.extend(_dead(pool, dead) for dead in reversed(pool.dead))
     return rows
 

@@ -55,13 +55,17 @@ def _suspect(tables: Tables, worker: WorkerEntry, cause: str, now: float) -> dic
     if not poison.limit or (worker.kill_why and not worker.silent) or worker.told_to_stop:
         return {}
     ran = {
-        isolation.print_of(tables, entry.message): entry
+        isolation.print_of(entry.message, entry.runs): entry
         for epoch, entry in worker.attempts.items()
         if not entry.paused and (entry.state == RUNNING or worker.started(epoch))  # who waits does no harm
     }
     # What the coordinator asks for itself (loading a program) is not what it seems: the same name, another file. Only
     # what was requeued counts.
-    ran = {print_: entry for print_, entry in ran.items() if entry.client.client_no or print_ in poison.suspects}
+    ran = {
+        print_: entry
+        for print_, entry in ran.items()
+        if (entry.client.client_no and not entry.client.internal) or print_ in poison.suspects
+    }
     for print_, entry in ran.items():
         letter = poison.letters.get(print_)
         if letter is not None:  # it was under way elsewhere
@@ -109,7 +113,7 @@ def _ran(
     if not paused:
         breakers.failed(tables, entry, now)
     letters = tables.poison.letters
-    letter = letters.get(isolation.known_print(tables, entry.message)) if letters else None
+    letter = letters.get(isolation.known_print(tables, entry.message, entry.runs)) if letters else None
     if letter is not None:
         isolation.condemn(tables, entry, letter, now)
         return 0
@@ -182,6 +186,8 @@ def _resume(entry: RequestEntry, resends: int, error: BridgeError, tables: Table
         return  # it is cancelled in this same Tick
     pool = entry.pool
     refusal = unserved(pool) or breakers.refusal(pool, entry.message.operation, now)
+    if refusal is None and entry.session is not None:
+        refusal = entry.session.lost_error()
     if refusal is not None:
         error.details["retry"] = refusal.message
         settle_error(tables, entry, error, now)

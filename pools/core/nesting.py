@@ -1,6 +1,6 @@
 """Nested requests: what a program asks for while it runs belongs to it, and ends with it.
 
-A nested request names its parent, and comes from the process that runs the parent, or from its caller while the parent
+A nested request names its parent, and comes from the worker that runs the parent, or from its caller while the parent
 waits for a tool of that. It has the parent's principal, no more time than the parent has left, and goes before what no
 program asked for: a full pool works on what is under way before it begins more (see `queueing`, and `dispatch.choose`
 for how much it begins meanwhile). What becomes of children whose parent has ended is `cancellation.end_orphans`.
@@ -26,7 +26,7 @@ _RESERVE_ROWS: Final = 1024
 def parent_of(tables: Tables, client: ClientEntry, message: Request, now: float) -> RequestEntry | BridgeError:
     """Return the request that a nested one belongs to, or why it is refused.
 
-    INVALID_REQUEST: the parent does not run in the client's process, or as its principal. CANCELLED: it has ended, or
+    INVALID_REQUEST: the parent does not run in the client's worker, or as its principal. CANCELLED: it has ended, or
     is about to.
     """
     parent = _find(tables, client, message.parent_request_id)
@@ -106,7 +106,7 @@ def reserve(pool: PoolEntry, message: Request) -> int:
 
 
 def waits_for_itself(tables: Tables, runner: RequestEntry, message: Request) -> bool:
-    """Return whether a nested request that followed `runner` would wait for what it is nested in, directly or not."""
+    """Return whether a nested request that waited for `runner` would wait for what it is nested in, directly or not."""
     ancestors: set[int] = set()
     parent_id = message.parent_request_id
     while parent_id:
@@ -123,6 +123,8 @@ def waits_for_itself(tables: Tables, runner: RequestEntry, message: Request) -> 
             seen.add(entry.request_id)
             children = tables.children.get(entry.request_id, {}).values()
             found.extend(child.keyed.runner if child.keyed is not None else child for child in children)
+            if entry.session is not None and entry.session.holder is not None:
+                found.append(entry.session.holder)  # itself, or who has the turn that it waits for
     return False
 
 
@@ -131,14 +133,13 @@ def _find(tables: Tables, client: ClientEntry, request_id: int) -> RequestEntry 
     entry = tables.requests.get(request_id)
     if entry is not None:
         return entry
-    attempts = (
-        entry for worker in tables.workers.values() if worker.pid == client.pid for entry in worker.attempts.values()
-    )
+    worker = tables.workers.get(client.worker_id)
+    attempts = worker.attempts.values() if worker is not None else ()
     return next((entry for entry in attempts if entry.request_id == request_id), None)
 
 
 def _runs_in(client: ClientEntry, worker: WorkerEntry) -> bool:
-    return worker.pid == client.pid and bool(worker.pid)
+    return worker.worker_id == client.worker_id and bool(client.worker_id)
 
 
 def _has_called(tables: Tables, entry: RequestEntry, client: ClientEntry) -> bool:

@@ -33,8 +33,10 @@ def launch(tables: Tables, pool: PoolEntry, place: Place, now: float) -> WorkerE
 
 def reconcile(tables: Tables, pool: PoolEntry, now: float) -> None:
     """Fill the places that are wanted, empty and due: of a degraded pool one at a time, to see whether it heals."""
-    if tables.stopping:
+    if tables.stopping or not pool.asked:
         return
+    if pool.config.internal and pool.lives:
+        return  # it is never beside its successor
     wanted = pool.wanted
     if not wanted and not pool.ready:
         _refuse_queue(tables, pool, now)

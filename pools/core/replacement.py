@@ -36,14 +36,15 @@ def advance(tables: Tables, pool: PoolEntry, now: float) -> None:
         place = pool.places[worker.place] if worker is not None else None
         if worker is None or place is None or place.worker is not worker or worker.died or worker.kill_why:
             continue
-        if worker.state == READY:
+        if worker.state == READY and not pool.config.internal:
             spare = launch(tables, pool, place, now)
             pool.succession = Succession(worker, spare, wish)
             tables.log("worker_replacing", worker=worker_id, spare=spare.worker_id, why=wish.why)
         else:
-            # It does not serve yet: there is nothing to keep up.
+            # It does not serve yet, and there is nothing to keep up; or it must not be beside its successor.
             place.worker = None
-            retire(tables, worker, wish.why, now)
+            grace_s = pool.config.grace_s if wish.grace_s is None and pool.config.internal else wish.grace_s
+            retire(tables, worker, wish.why, now, grace_s)
             reconcile(tables, pool, now)
 
 

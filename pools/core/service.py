@@ -18,9 +18,9 @@ def on_resize(tables: Tables, event: Resize, now: float, peer: bytes) -> None:
     New places are filled at once, the workers of the highest leave when they are done; all places are in service again,
     drained ones too.
     """
-    pool = tables.pools.get(event.pool)
+    pool = tables.user_pools.get(event.pool)
     if pool is None:
-        raise not_found("pool", event.pool, tables.pools)
+        raise not_found("pool", event.pool, tables.user_pools)
     least, most = event.size, event.size if event.max_size is None else event.max_size
     if not 0 <= least <= MAX_SIZE:
         raise _invalid("size", f"{least} workers; 0 to {MAX_SIZE} are possible")
@@ -43,6 +43,8 @@ def on_drain_worker(tables: Tables, event: DrainWorker, now: float, peer: bytes)
     _refuse_while_draining(tables)
     _refuse_spare(worker)
     pool = worker.pool
+    if pool.config.internal:
+        raise _invalid("worker", f"{worker.worker_id} is the coordinator's own: it can be restarted, not drained")
     place = pool.places[worker.place]
     if place.worker is not worker:
         return  # it leaves already
@@ -69,6 +71,7 @@ def on_restart(tables: Tables, event: Restart, now: float, peer: bytes) -> None:
         _restart_place(tables, pool, place, wish, now)
     if pool.boot_error is not None:
         pool.probe_at = now
+    pool.asked = True
     reconcile(tables, pool, now)
 
 

@@ -8,6 +8,7 @@ from bridge.protocol.errors import CANCELLED, BridgeError, encode_error, error_c
 from bridge.protocol.messages import ERROR, OK, ROWS, CancelReply, Reply
 from pools.core import breakers, nesting
 from pools.core.entries import NOT_ASKED, RequestEntry, WorkerEntry
+from pools.core.failures import failed
 from pools.core.states import ON_SETTLE, QUEUED, REQUEST_MOVES, WAITING
 from pools.core.tables import Tables
 
@@ -44,6 +45,7 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
     else:
         pool.failed += rows
         breakers.ended(tables, entry, reply, now)
+        failed(tables, entry, reply, total_ms, now)
     completed = replace(
         reply,
         epoch=entry.epoch,
@@ -55,7 +57,10 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
         pressed=_pressed(tables, entry),
         fallback_used=entry.fallback_used or reply.fallback_used,
     )
-    tables.to_clients.append((client.peer, completed))
+    if entry.session is None:
+        tables.to_clients.append((client.peer, completed))
+    else:
+        entry.session.settled(tables, entry, completed, now)
     if entry.cancel != NOT_ASKED or entry.keyed is not None or entry.tied:
         _tell_others(tables, entry, completed, now)
 
@@ -78,6 +83,8 @@ def _take_out(entry: RequestEntry) -> None:
     elif entry.state == WAITING:
         if pool.seclusion is not None:
             pool.seclusion.waiting.pop(entry.request_id, None)
+        if entry.waits_for is not None:
+            entry.waits_for.leave_line(entry)
         entry.watched = True  # it does not run itself: what becomes of it says nothing
     pool.queued -= entry.rows
 

@@ -33,8 +33,10 @@ def is_stale(lane: Lane, entry: RequestEntry, now: float) -> bool:
     A lane is first in, first out: since this one crossed the target every other before it has been beyond it too. If
     somebody looked since then, it was so before.
     """
-    if entry.epoch or entry.moved or len(lane.entries) == 1 or lane.priority == NESTED:
-        return False  # it waited elsewhere: it is not where its age would have it; nobody waits behind it; it is half done
+    if entry.epoch or entry.moved or entry.session is not None or len(lane.entries) == 1 or lane.priority == NESTED:
+        # A worker had it, or it waited elsewhere: it is not where its age would have it. Nobody waits behind it. It
+        # is half done.
+        return False
     crossed_at = entry.accepted_at + TARGET_S
     if lane.looked_at < crossed_at:
         lane.above_since = crossed_at

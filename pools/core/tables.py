@@ -7,10 +7,9 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bridge.protocol.errors import BridgeError
-from bridge.protocol.messages import Program
 from pools.config import FleetConfig
 from pools.core.credits import RunTimes
 from pools.core.deadlines import Deadlines
@@ -19,6 +18,13 @@ from pools.core.events import Effect, Log
 from pools.core.keys import Keys
 from pools.core.modes import NORMAL, Modes
 from pools.core.poison import Poison
+from pools.core.programs import Catalog
+from pools.core.sampling import Sample
+from pools.core.session_saves import Saves
+from pools.core.session_table import SessionTable
+
+if TYPE_CHECKING:
+    from pools.core.session import Session
 
 # What a timer does when it fires: a function of (tables, now) bound to its subject.
 Timer = Callable[["Tables", float], None]
@@ -27,22 +33,29 @@ Timer = Callable[["Tables", float], None]
 LATE_S: Final = 0.05
 # By then what lay there is read: the transport's own thread stood still too, and must fetch it first.
 READ_S: Final = 0.25
+# Failing requests that are events of their own: so many at once, then so many a second. More would drive out of the log
+# what was before them.
+FAILURES_TOLD: Final = (20, 1.0)
 # After so long nobody was silent and nobody waited: nobody was listening.
 _STALL_S: Final = 0.5
 
 
 class Route(NamedTuple):
-    """Where requests with a certain (operation, pool, lm) go; what was asked once is not asked again."""
+    """Where requests with a certain (operation, pool, lm) go; what was asked once is not asked again.
+
+    runs: what workers are asked for: the operation, or the version of a program that it means now.
+    """
 
     pool: PoolEntry
     times: RunTimes
+    runs: str
 
 
 class Tables:
     """The fleet's state.
 
     open_page(worker_id) gives the live words of a new worker's started-slots page.
-    random() gives [0, 1): jitter.
+    random() gives [0, 1): jitter. run: tells this run from others (see `SessionTable`).
     Sends to clients and to workers are lists of (peer, message) in order; the shell encodes and empties them.
     """
 
@@ -52,12 +65,14 @@ class Tables:
         lms: frozenset[str],
         random: Callable[[], float],
         open_page: Callable[[str], Sequence[int]],
+        run: int,
     ) -> None:
         self.config = config
         self.lms = lms
         self.open_page = open_page
         self.random = random
         self.pools: dict[str, PoolEntry] = {pool.name: PoolEntry(pool, random) for pool in config.pools}
+        self.user_pools = {name: pool for name, pool in self.pools.items() if not pool.config.internal}
         self.clients: dict[Peer, ClientEntry] = {}
         self.accounts: dict[str, Account] = {}  # by principal, of those that are connected
         self.requests: dict[int, RequestEntry] = {}
@@ -66,7 +81,7 @@ class Tables:
         self.tool_calls: dict[int, set[int]] = {}  # numbers of those that are out, by epoch
         self.workers: dict[str, WorkerEntry] = {}
         self.workers_by_peer: dict[Peer, WorkerEntry] = {}
-        self.programs: dict[str, tuple[str, Program]] = {}
+        self.programs = Catalog()
         self.routes: dict[tuple[str, str, str], Route] = {}  # forgotten when programs change
         self.deadlines: Deadlines[int] = Deadlines()
         self.timers: list[tuple[float, int, Timer]] = []
@@ -86,7 +101,15 @@ class Tables:
         self.modes = Modes(config.degradation)
         self.poison = Poison(config.poison_deaths)
         self.keys = Keys()
+        self.failures = Sample(*FAILURES_TOLD)
+        self.sessions = SessionTable(run)
+        self.saves = Saves() if config.sessions.durable else None  # None: sessions end with the coordinator
+        self.stirred: list[Session] = []  # whose turn may pass on, and workers whose lines are to move: see
+        self.leavers: list[WorkerEntry] = []  # `sessions.settle_down`
         self.attached = 0  # requests that had another's outcome, for they had its idempotency key
+        self.program_problems: dict[str, str] = {}  # of the configuration, not deployed: why
+        self.sessions_problem = ""  # why what changed of them is not kept, "" = it is
+        self.store_problem = ""  # what the services process has said of the store, "" = it is well
         self.wary = False  # admission asks everything: see `reconsider`
         self.stopping = False  # workers are told to stop, none is started
         self.fenced = 0
@@ -156,8 +179,8 @@ class Tables:
 
     def home_of(self, operation: str) -> str:
         """Return the name of the pool where an operation is at home: a program's own, or as configured."""
-        program = self.programs.get(operation)
-        return program[0] if program is not None else self.config.home_of(operation)
+        program = self.programs.served.get(operation)
+        return program.pool if program is not None else self.config.home_of(operation)
 
     def reconsider(self) -> None:
         """Decide anew whether admission must ask everything: something may be refused that is ordinary otherwise."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pools.core.events import ExitReason
@@ -34,7 +34,7 @@ class LaunchSpec:
 
     worker_id: str
     python: str
-    worker_spec: bytes
+    worker_spec: bytes = field(repr=False)  # it holds secrets
     slots_fd: int
     env: Mapping[str, str]
     zygote: ZygoteSpec | None = None

@@ -174,7 +174,7 @@ def test_keys_that_are_no_text_travel_and_are_no_names(house: House) -> None:
     odd = {1: "a", b"k": "b", None: "c"}
     payload = bytes(msgpack.packb(odd))
     assert house.reads(payload) == odd
-    refused(house.reads(payload, "dspool.deploy"))
+    refused(house.reads(payload, "dspool.resize"))
     refused(house.reads(payload, "sleep"))
 
 

@@ -142,23 +142,23 @@ def test_wrong_arguments_are_named(client: Client, act: Act, path: str, said: st
 @pytest.mark.parametrize(
     ("operation", "args", "path"),
     [
-        ("deploy", {"name": HUGE, "target": "x:y"}, "name"),
-        ("deploy", {"name": "x", "target": HUGE}, "target"),
-        ("deploy", {"name": "x", "target": "x:y", "pool": HUGE}, "pool"),
-        ("deploy", {"name": "x", "target": "x:y", "pool": [1]}, "pool"),
-        ("deploy", {1: 2, "x": 3}, "1"),
-        ("deploy", {"name": "\ud800", "target": "x:y"}, "name"),
-        ("undeploy", {"name": HUGE}, "name"),
-        ("undeploy", {"name": [1]}, "name"),
-        ("logs", {"worker": HUGE}, "worker"),
-        ("logs", {"worker": "general-1.1", "lines": math.nan}, "lines"),
-        ("down", {"drain_s": math.nan}, "drain_s"),
-        ("down", {"drain_s": HUGE}, "drain_s"),
-        ("stats", [1], ""),
+        ("programs.deploy", {"name": HUGE, "target": "x:y"}, "name"),
+        ("programs.deploy", {"name": "x", "target": HUGE}, "target"),
+        ("programs.deploy", {"name": "x", "target": "x:y", "pool": HUGE}, "pool"),
+        ("programs.deploy", {"name": "x", "target": "x:y", "pool": [1]}, "pool"),
+        ("programs.deploy", {1: 2, "x": 3}, "name"),
+        ("programs.deploy", {"name": "\ud800", "target": "x:y"}, "name"),
+        ("programs.undeploy", {"name": HUGE}, "name"),
+        ("programs.undeploy", {"name": [1]}, "name"),
+        ("dspool.logs", {"worker": HUGE}, "worker"),
+        ("dspool.logs", {"worker": "general-1.1", "lines": math.nan}, "lines"),
+        ("dspool.down", {"drain_s": math.nan}, "drain_s"),
+        ("dspool.down", {"drain_s": HUGE}, "drain_s"),
+        ("dspool.stats", [1], ""),
     ],
 )
 def test_no_argument_ends_the_coordinator(client: Client, operation: str, args: Any, path: str) -> None:
-    failing(errors.InvalidRequest, lambda: client.execute(f"dspool.{operation}", args), path=path)
+    failing(errors.InvalidRequest, lambda: client.execute(operation, args), path=path)
 
 
 # --- signatures ---------------------------------------------------------------------------------------

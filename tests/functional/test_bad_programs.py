@@ -119,7 +119,7 @@ def test_an_import_that_hangs_ends_at_its_deadline(client: Client, folder: Path)
     before = client.ping("frail")["worker"]
     started = time.monotonic()
     deployment = client.submit(
-        "dspool.deploy", {"name": "hanging", "target": "hanging:QA", "pool": "frail"}, deadline_s=0.5
+        "programs.deploy", {"name": "hanging", "target": "hanging:QA", "pool": "frail"}, deadline_s=0.5
     )
     assert client.predict("question -> answer", question="Do the others serve?").answer
     failing(errors.DeadlineExceeded, lambda: deployment.result(10), "hanging was not loaded in time", stage="running")
@@ -137,7 +137,7 @@ def test_an_import_that_leaves_the_process_costs_a_worker(client: Client, folder
     assert "leaving" not in [row["name"] for row in client.programs()]
 
 
-def test_a_program_whose_file_is_gone_fails_where_it_must_load_again(client: Client, folder: Path) -> None:
+def test_a_program_whose_file_is_gone_is_loaded_again_as_it_was_deployed(client: Client, folder: Path) -> None:
     file = folder / "going.py"
     file.write_text("import dspy\nclass QA(dspy.Module):\n    def forward(self):\n        return 'here'")
     client.deploy("going", f"{file}:QA", pool="frail")
@@ -145,7 +145,8 @@ def test_a_program_whose_file_is_gone_fails_where_it_must_load_again(client: Cli
     file.unlink()
     assert client.program("going")() == "here"
     failing(errors.WorkerLost, lambda: client.execute("fault.exit", {"code": 3}, pool="frail"), "exit code 3")
-    failing(errors.InvalidRequest, lambda: client.program("going")(), "No such file", path="target")
+    assert client.program("going")() == "here"
+    failing(errors.InvalidRequest, lambda: client.deploy("going", f"{file}:QA", pool="frail"), "No such file")
 
 
 # --- raising ------------------------------------------------------------------------------------------

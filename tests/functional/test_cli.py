@@ -93,7 +93,7 @@ def test_help_names_what_exists_and_nothing_else(run: Run) -> None:
         "doctor",
         "logs",
     }
-    assert set(commands) == {*exist, "demo", "config", "signatures", "dead-letter"}
+    assert set(commands) == {*exist, "demo", "config", "signatures", "dead-letter", "events", "sessions", "store"}
 
 
 def test_the_command_line_loads_only_what_it_needs() -> None:
@@ -476,6 +476,31 @@ def test_a_program_is_deployed_called_optimized_and_removed(dspool: Run, running
     assert "\x1b" not in optimized.err
     assert dspool("undeploy", "route").code == 0
     assert dspool("call", "route", "ticket=x").code == 2
+    assert dspool("programs", "--json").json == []
+
+
+def test_versions_of_a_program_are_listed_compared_and_rolled_back(dspool: Run) -> None:
+    for number, signature in ((1, "question -> answer"), (2, "question -> answer, why")):
+        target = json.dumps({"module": "dspy.Predict", "signature": signature})
+        options = ("--note", "the second", "--warm") if number == 2 else ()
+        told = dspool("deploy", "ask", target, *options, "--json")
+        assert (told.json["version"], told.json["previous"]) == (number, number - 1 or None), told
+    assert "was deployed already" in dspool("deploy", "ask", target).out
+    assert [row["aliases"] for row in dspool("programs", "versions", "ask", "--json").json] == [[], ["live"]]
+    assert "the second" in dspool("programs", "versions", "ask").out
+    assert dspool("programs", "diff", "ask", "1", "--json").json["outputs"] == [["answer"], ["answer", "why"]]
+    assert "  + question -> answer, why" in dspool("programs", "diff", "ask", "1", "2").out
+    assert dspool("programs", "diff", "ask", "2").out == "ask versions 2 and 2 are the same\n"
+    assert dspool("programs", "rollback", "ask").out == "ask@live is version 1 (before: 2)\n"
+    assert dspool("programs", "alias", "ask", "next", "2", "--json").json["version"] == 2
+    assert "next=2" in dspool("programs", "ls").out
+    assert "why: " in dspool("call", "ask@next", "question=why?").out
+    assert "why: " not in dspool("call", "ask", "question=why?").out
+    assert "note: the second" in dspool("programs", "show", "ask", "next").out
+    assert dspool("programs", "alias", "ask", "next", "--remove").code == 0
+    for words in (("alias", "ask", "next"), ("show", "ask", "next"), ("rollback", "ask", "9"), ("versions", "nobody")):
+        assert dspool("programs", *words).code == 2, words
+    assert dspool("programs", "undeploy", "ask").code == 0
     assert dspool("programs", "--json").json == []
 
 

@@ -44,7 +44,7 @@ def state_of(tenant: str) -> dict[str, Any]:
 
 def deploy(worker: WorkerProcess, name: str, attribute: str, **more: Any) -> None:
     spec = {"name": name, "target": f"{PROGRAMS}:{attribute}", **more}
-    worker.send(Program(name=name, program_version=1, payload=encode_value(spec)))
+    worker.send(Program(name=name, program_version=1, payload=encode_value(spec), aliases=["live"]))
 
 
 @pytest.fixture(scope="module")

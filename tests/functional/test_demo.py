@@ -50,7 +50,7 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     assert after - before >= 20
     assert "shape (90, 256)" in out
     assert re.search(r"[\d,]+ calls/s with 100 in flight; map: [\d,]+ items/s", out)
-    assert "0 processes left of 7" in out
+    assert "0 processes left of 8" in out
     assert float(re.search(r"That took ([\d.]+) s", out)[1]) < 60  # type: ignore[index]
 
 

@@ -3,16 +3,31 @@ who asked."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridge.protocol.errors import INVALID_REQUEST, UNAUTHENTICATED, decode_error
+from bridge.protocol.messages import Hello, Refused, Welcome, request_id_base
 from orchestrator import Client, Orchestrator
-from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, InvalidRequest, NotFound, RemoteError
+from orchestrator.client.link import open_link
+from orchestrator.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DspoolError,
+    InvalidRequest,
+    NotFound,
+    RemoteError,
+    Unauthenticated,
+)
+from tests.support.coordinator import WireClient, code_of
 from tests.support.waiting import wait_until
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "support" / "programs" / "nested.py"
@@ -24,7 +39,7 @@ POOLS = {
     "optimizer": NONE,
     "neural": NONE,
 }
-HERE = ("chain", "maps", "awaits", "asks", "threads", "leaves", "streams", "facts", "blocks")
+HERE = ("betrays", "chain", "maps", "awaits", "asks", "threads", "leaves", "streams", "facts", "blocks")
 WHERE = {**dict.fromkeys(HERE, "one"), "fan": "general", "keeps": "general", "seeks": "general"}
 
 
@@ -170,6 +185,94 @@ def test_a_client_that_is_kept_serves_requests_to_come(client: Client) -> None:
     seek = client.program("seeks", deadline_s=10)
     found = [seek(query=query) for query in ("cats", "dogs", "parrot", "dogs")]
     assert found == ["red cats sleep", "blue dogs bark", "a green parrot talks", "blue dogs bark"]
+
+
+# --- who may ask in whose name -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def betrayed(client: Client) -> dict[str, Any]:
+    """Return what the worker of the pool `one` knows of itself."""
+    return dict(client.program("betrays", deadline_s=20)())
+
+
+@pytest.fixture
+def parent(client: Client, idle: Callable[[], None]) -> Iterator[int]:
+    """Return the id of a request whose program waits for another, in the pool `one`."""
+    future = client.submit("asks", {"operation": "sleep", "args": {"seconds": 600}})
+    wait_until(lambda: client.stats()["requests"]["in_flight"] == 2, 10, "both run")
+    yield future.request_id
+    future.cancel(force=True)
+    wait([future], 5)
+    idle()
+
+
+@pytest.fixture
+def stranger(orchestrator: Orchestrator) -> Iterator[WireClient]:
+    with WireClient(orchestrator.endpoint, hello=False) as stranger:
+        yield stranger
+
+
+def nests(stranger: WireClient, parent: int, **hello: Any) -> Any:
+    """Say Hello and have a request nested; return its outcome, or why it was refused."""
+    stranger.send(Hello(**hello))
+    wait_until(lambda: stranger.has(Welcome) or stranger.has(Refused), 10, "an answer")
+    if stranger.has(Refused):
+        return decode_error(stranger.expect(Refused).payload or b"")
+    stranger.ids = itertools.count(request_id_base(stranger.expect(Welcome).client_no) + 1)
+    return stranger.call("echo", 7, pool="general", parent_request_id=parent)
+
+
+def test_who_says_to_be_a_workers_process_nests_nothing(client: Client, parent: int, stranger: WireClient) -> None:
+    [worker] = [worker for worker in client.workers() if worker["pool"] == "one" and worker["pid"]]
+    refused = nests(stranger, parent, pid=worker["pid"])
+    assert code_of(refused) == INVALID_REQUEST
+    assert refused.details["path"] == "parent_request_id"
+    assert stranger.call("echo", 8) == 8
+
+
+def test_who_names_a_worker_has_its_token_or_is_refused(client: Client, parent: int, stranger: WireClient) -> None:
+    [worker] = [worker for worker in client.workers() if worker["pool"] == "one" and worker["pid"]]
+    before = client.stats()["wire"]["malformed"]
+    for token in (b"", b"0" * 64, worker["id"].encode()):
+        refused = nests(stranger, parent, pid=worker["pid"], worker_id=worker["id"], token=token)
+        assert code_of(refused) == UNAUTHENTICATED
+        assert worker["id"] in refused.message
+    assert client.stats()["wire"]["malformed"] == before + 3
+    with pytest.raises(Unauthenticated, match="does not have its token"):
+        open_link(
+            client.endpoint, principal="default", run_id="", timeout_s=5.0, worker_id=worker["id"], token="0" * 64
+        )
+    assert code_of(nests(stranger, parent, pid=worker["pid"])) == INVALID_REQUEST  # an ordinary one after all
+
+
+def test_a_workers_clients_come_as_often_as_they_like_while_it_lives(
+    orchestrator: Orchestrator, client: Client, betrayed: dict[str, Any], parent: int
+) -> None:
+    assert betrayed["seen"] == []
+    who = {"worker_id": betrayed["worker_id"], "token": betrayed["token"].encode()}
+    for _ in range(2):
+        with WireClient(orchestrator.endpoint, hello=False) as insider:
+            assert nests(insider, parent, **who) == 7
+    with WireClient(orchestrator.endpoint, hello=False) as other:
+        assert code_of(nests(other, parent, principal="tenant", **who)) == INVALID_REQUEST
+    os.kill(betrayed["pid"], signal.SIGKILL)
+
+    def buried() -> bool:
+        return any(each["id"] == betrayed["worker_id"] and each["state"] == "exited" for each in client.workers())
+
+    wait_until(buried, 10, "its burial")
+    with WireClient(orchestrator.endpoint, hello=False) as late:
+        assert code_of(nests(late, parent, **who)) == UNAUTHENTICATED
+    assert chain(client, 1, deadline_s=20).result() == "bottom"
+
+
+def test_no_error_tells_the_token(client: Client, betrayed: dict[str, Any]) -> None:
+    with pytest.raises(RemoteError, match=r"the token is \[redacted\]") as caught:
+        client.program("betrays", deadline_s=20)(fails=True)
+    token = betrayed["token"]
+    assert token not in caught.value.remote_traceback
+    assert token not in str(client.execute("dspool.config"))
 
 
 def test_agents_whose_tools_use_the_client_do_not_fill_a_pool(client: Client) -> None:

@@ -33,7 +33,7 @@ def ops() -> Iterator[Operations]:
 def test_ping_echo_and_what_runs_inline(ops: Operations) -> None:
     assert run(ops, "ping", {}) == {"pong": True, "worker": "general-1.1", "pid": os.getpid()}
     assert run(ops, "echo", {"x": [1, (2, None)]}) == {"x": [1, (2, None)]}
-    assert ops.inline == {"ping", "echo"}
+    assert ops.inline == {"ping", "echo", "session.set", "session.delete"}
 
 
 def test_sleep_sleeps(ops: Operations) -> None:

@@ -21,9 +21,12 @@ from bridge.protocol.errors import SLOW_CONSUMER, decode_error
 from bridge.protocol.messages import Hello, Invalid, Message, Reply
 from bridge.transport import Dealer, Router
 from orchestrator.config import load
+from orchestrator.coordinator.births import Births
 from orchestrator.coordinator.clients import Clients, Identity
+from orchestrator.coordinator.event_log import EventLog
 from orchestrator.coordinator.outbox import Outbox
 from orchestrator.coordinator.peers import BAD_MESSAGES
+from orchestrator.coordinator.run_counter import RunCounter
 from orchestrator.coordinator.slow import Farewells, SlowLimits
 from orchestrator.coordinator.watching import Watching
 from pools.core.fleet import Fleet
@@ -313,12 +316,14 @@ def test_the_last_word_waits_for_room_and_comes_last(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_who_never_said_hello_is_muted_without_a_last_word(pipe: Pipe, known: bool) -> None:
+def test_who_never_said_hello_is_muted_without_a_last_word(pipe: Pipe, known: bool, tmp_path: Path) -> None:
     settings = load(environ={}, overrides={"pools": {"general": {"size": 1}}})
     fleet = Fleet(settings.fleet, lms=frozenset(), random=random.Random(0).random, open_page=lambda _: [])
     identity = Identity(run_id="run", version="1", pid=os.getpid(), started_ticks=0)
     watching = Watching()
-    clients = Clients(pipe.router, fleet, settings, identity, watching)
+    births = Births(settings, run_id="run", endpoint="ipc:///none")
+    events = EventLog(RunCounter.begin(tmp_path))
+    clients = Clients(pipe.router, fleet, settings, identity, watching, births, events)
     try:
         if known:
             pipe.dealer.send(codec.encode_frames([Hello(role="client", pid=os.getpid())])[0])

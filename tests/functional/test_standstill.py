@@ -28,7 +28,7 @@ def serving(folder: Path, **general: Any) -> Iterator[tuple[int, WireClient]]:
         assert coordinator.next_report() == {"event": "ready"}
         with WireClient(coordinator.endpoint) as client:
             for name, target in (("marker", MARKER), ("gate", GATE)):
-                client.call("dspool.deploy", {"name": name, "target": target, "pool": "general"})
+                client.call("programs.deploy", {"name": name, "target": target, "pool": "general"})
             yield coordinator.process.pid, client
 
 

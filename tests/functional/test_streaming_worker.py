@@ -37,7 +37,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, server: OpenAIServer) -> It
         process.boot()
         for name in ("TwoSteps", "TwoStepsAsync", "AtOnce", "Fans"):
             spec = encode_value({"name": name, "target": f"{PROGRAMS}:{name}"})
-            process.send(Program(name=name, program_version=1, payload=spec))
+            process.send(Program(name=name, program_version=1, payload=spec, aliases=["live"]))
         yield process
 
 

@@ -14,6 +14,8 @@ from bridge.protocol.errors import (
     INVALID_REQUEST,
     OVERLOADED,
     POISON_REQUEST,
+    SESSION_LOST,
+    WORKER_BUSY,
     BridgeError,
     decode_error,
 )
@@ -23,6 +25,7 @@ from tests.sim.keys import Keys
 from tests.sim.kinship import Kinship
 from tests.sim.ledger import QUEUED, WAITING, Case, Ledger, label
 from tests.sim.modes import Modes
+from tests.sim.sessions import Sessions
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
 
@@ -39,6 +42,7 @@ class Admissions:
         keys: Keys,
         modes: Modes,
         kinship: Kinship,
+        sessions: Sessions,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -48,6 +52,7 @@ class Admissions:
         self._keys = keys
         self._modes = modes
         self._kinship = kinship
+        self._sessions = sessions
         self.tables = tables
         self._is_kept_out = self._is_kept_out_there = False
         self._there: Case | None = None  # the case that has arrived, as its fallback would have it
@@ -61,7 +66,7 @@ class Admissions:
         stand_in = self._fallback(case)
         if stand_in is not None:
             self._there = copy(case)
-            self._there.go_elsewhere(*stand_in)
+            self._there.go_elsewhere(*stand_in, self.ledger.asks(stand_in[1]))
             self.ledger.set_deadline(self._there)
             self._is_kept_out_there = self._circuits.refuses(self._there, now)
 
@@ -87,12 +92,16 @@ class Admissions:
             if case.fingerprint in self._suspects.letters:
                 broken("what is in quarantine is refused", repr(case))
             self._check_room(case)
-            self._circuits.accepted(case, now)
+            if not case.session:
+                self._circuits.accepted(case, now)
             ledger.accept(case)
+            if case.session or self._sessions.verdict:
+                self._sessions.accepted(case, now)
         if self._waits_for_itself(case):
             broken("nobody waits for itself", repr(case))
         self._kinship.accepted(case)
-        case.astray = self._suspects.suspects(case.fingerprint, now)
+        # What comes out of a session has no place in a lane that anybody could know.
+        case.astray = case.talk is not None or self._suspects.suspects(case.fingerprint, now)
         self._keys.accepted(case, now)
         ledger.seen["accepted"] += 1
         return case
@@ -107,7 +116,7 @@ class Admissions:
             there = self._there
             if there is None or (entry.pool.name, entry.message.operation) != (there.pool, there.operation):
                 broken("falls back as configured", f"{case} runs as {entry.message.operation} in {entry.pool.name}")
-            case.go_elsewhere(entry.pool.name, entry.message.operation)
+            case.go_elsewhere(there.pool, there.operation, there.asks)
             ledger.set_deadline(case)
             ledger.seen["fell back"] += 1
         if self._is_kept_out_there if case.elsewhere else self._is_kept_out:
@@ -120,7 +129,7 @@ class Admissions:
         operation = config.fallback_operations.get(case.operation, case.operation)
         pool = config.fallback
         if pool is None and operation != case.operation:
-            pool = ledger.programs.get(operation) or ledger.config.home_of(operation)
+            pool = ledger.home_of(operation)
         return None if pool is None or (pool, operation) == (case.pool, case.operation) else (pool, operation)
 
     def room(self, case: Case, pool: str) -> int:
@@ -134,7 +143,7 @@ class Admissions:
         # In a mode there may have been more than there is room for: then it takes the place of as much.
         if sum(other.rows for other in self.step.pushed_out) >= case.rows:
             return
-        if self.ledger.queues[case.pool] and queued + case.rows > limit:
+        if self.ledger.queues[case.pool] and not self._sessions.is_in_line(case) and queued + case.rows > limit:
             broken("queues are bounded", f"{case} of {case.rows} rows joins {queued}, limit {limit}")
 
     def _check_limits(self, case: Case) -> None:
@@ -176,7 +185,7 @@ class Admissions:
             broken("refusals say when to try again", f"{case}: {error.details}")
         if self._kinship.verdict and error.code != self._kinship.verdict:
             broken("children have a parent", f"{case} was refused {error.code}, not {self._kinship.verdict}")
-        if not reason(self, case, error, now):
+        if not (self._sessions.may_be_refused(case, error.code, now) or reason(self, case, error, now)):
             broken(f"refused {error.code} for a reason", f"{case}: {error.message}")
         if self.step.pushed_out:
             broken("nobody yields to what is refused", f"{self.step.pushed_out[0]} to {case}")
@@ -254,4 +263,6 @@ _REASONS = {
     "UNAVAILABLE": Admissions._is_unserved,
     CIRCUIT_OPEN: Admissions._is_broken,
     POISON_REQUEST: Admissions._is_poison,
+    SESSION_LOST: lambda self, case, error, now: False,
+    WORKER_BUSY: lambda self, case, error, now: False,
 }

@@ -29,7 +29,10 @@ _ODD: Final = 0.03
 
 
 class Ask(NamedTuple):
-    """One request. payload: empty = like no other's."""
+    """One request. payload: empty = like no other's.
+
+    meant: which session of that name: any | opened (the one that was, last) | elsewhere (what nobody may say).
+    """
 
     operation: str
     pool: str = ""
@@ -39,6 +42,8 @@ class Ask(NamedTuple):
     idempotent: bool = False
     key: str = ""
     payload: bytes = b""
+    session: str = ""
+    meant: str = "any"
 
     def __str__(self) -> str:
         said = [self.operation]
@@ -49,6 +54,7 @@ class Ask(NamedTuple):
         said += ["idempotent"] if self.idempotent else []
         said += [f"key={self.key}"] if self.key else []
         said += [f"payload={self.payload.decode()}"] if self.payload else []
+        said += [f"session={self.session!r} ({self.meant})"] if self.session else []
         return " ".join(said)
 
 

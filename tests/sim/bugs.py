@@ -233,7 +233,7 @@ def an_idle_worker() -> Iterator[None]:
 @contextmanager
 def a_leaving_worker_given_work() -> Iterator[None]:
     """A worker that is to leave is dispatched to as before."""
-    with patch.object(leaving, "_withdraw", lambda worker: None):
+    with patch.object(leaving, "_withdraw", lambda tables, worker: None):
         yield
 
 

@@ -26,14 +26,14 @@ _PRINCIPALS: Final = ("ann", "ann", "bob", "eve")
 class Client:
     """One connection. principal: whom it speaks for. `answers`: what it has read, by request id.
 
-    name: whose noise its links have. pid: of its process, 0 = not said.
+    name: whose noise its links have. worker_id: of the worker whose programs it serves, "" = none's.
     """
 
-    def __init__(self, world: World, number: int, *, name: str = "", principal: str = "", pid: int = 0) -> None:
+    def __init__(self, world: World, number: int, *, name: str = "", principal: str = "", worker_id: str = "") -> None:
         self._world = world
         self.number = number
         self.principal = principal or _PRINCIPALS[number % len(_PRINCIPALS)]
-        self.pid = pid
+        self.worker_id = worker_id
         self.peer = b"client %d" % number
         noise = Noise(world.seed, name or f"client {number}")
         self.up = Link(world.clock, noise, self._arrived)
@@ -60,9 +60,16 @@ class Client:
                 deadline_ms=ask.deadline_ms, priority=ask.priority, flags=flags, idempotency_key=ask.key,
                 payload=ask.payload or b"%d" % self._last_id, parent_request_id=parent_id,
                 depth=0 if self._last_id % _LIES_EVERY else _LIE, event_window=work.events and self._last_id % 2,
+                session=ask.session, in_session=self._meant(ask),
             )
         )  # fmt: skip
         return self._last_id
+
+    def _meant(self, ask: Ask) -> wire.InSession | None:
+        if ask.meant == "elsewhere":
+            return wire.InSession(1, 1)
+        opened = self._world.opened.get((self.principal, ask.session)) if ask.meant == "opened" else None
+        return None if opened is None else wire.InSession(opened)
 
     def submit_as(self, request_id: int) -> None:
         """Send a request under an id that is not the next one."""

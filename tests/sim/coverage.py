@@ -8,7 +8,7 @@ from typing import Final
 PATHS: Final = (
     "accepted", "dispatched", "given back", "Reply", "Recalled", "Started", "Recall sent", "Cancel sent", "Event",
     "event passed on", "Heartbeat", "Ready", "BootFailed", "ProtocolBroken", "ClientGone", "Drain", "Tick", "Launch",
-    "Kill", "Dump", "WorkerLaunched", "WorkerDied", "WorkerExited", "ProgramDeployed", "ProgramRemoved",
+    "Kill", "Dump", "WorkerLaunched", "WorkerDied", "WorkerExited", "ProgramSet",
     "Resize", "DrainWorker", "Restart", "Resize refused", "DrainWorker refused", "Restart refused",
     "log worker_replacing", "log worker_replacement_failed", "log worker_not_restarted",
     "log pool_degraded", "log pool_healed", "log pool_grown", "log pool_shrunk", "recycled for memory",

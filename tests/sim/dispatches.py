@@ -15,6 +15,7 @@ from tests.sim.kinship import Kinship
 from tests.sim.ledger import NESTED, QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
 from tests.sim.nesting import Nesting, takes_more
 from tests.sim.order import Order
+from tests.sim.sessions import Sessions, waits_in_line
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
 
@@ -34,6 +35,7 @@ class Dispatches:
         suspects: Suspects,
         nesting: Nesting,
         kinship: Kinship,
+        sessions: Sessions,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -45,6 +47,7 @@ class Dispatches:
         self._suspects = suspects
         self._nesting = nesting
         self._kinship = kinship
+        self._sessions = sessions
         self._order = Order(ledger)
         self._last_epoch = 0
 
@@ -74,7 +77,16 @@ class Dispatches:
                 broken("stopped on purpose", f"{desk.worker_id} was told to stop")
             desk.stopping, desk.ready = True, False
         elif kind is wire.Program:
-            (desk.programs.add if message.payload else desk.programs.discard)(message.name)
+            self._told(desk, message)
+
+    def _told(self, desk: Desk, message: wire.Program) -> None:
+        version = f"{message.name}@{message.program_version}"
+        if message.payload:
+            desk.programs.add(version)
+            return
+        desk.programs.discard(version)
+        if any(case.asks == version for case in desk.attempts.values()):
+            broken("a version is known while it runs", f"{desk.worker_id} is to forget {version}")
 
     def _has_time(self, case: Case) -> bool:
         """Whether a plain cancellation asks it to stop: its own, or of what was shared by the last that wanted it."""
@@ -91,6 +103,8 @@ class Dispatches:
         if self.step.asking is not None:
             self._admissions.accepted(now)  # or else it would have been refused by now
         case = ledger.cases.get(message.request_id)
+        if case is not None and waits_in_line(case):
+            self._sessions.take_turn(case, now)
         if case is None or case.state not in (QUEUED, WAITING):
             broken("dispatched once at a time", f"{case or label(message.request_id)} to {desk.worker_id}")
         if case.runs > case.resends:
@@ -117,8 +131,12 @@ class Dispatches:
             broken("families are told", f"{case}: {message.depth} deep in {message.parent_request_id}")
         if pool.prefetch is not None and desk.held >= pool.slots + pool.prefetch + more:
             broken("within credit", f"{desk.worker_id} holds {desk.held} rows and is given {case}")
-        if case.operation in ledger.programs and case.operation not in desk.programs:
-            broken("programs come first", f"{desk.worker_id} was not told of {case.operation}")
+        if message.operation != case.asks:
+            broken("the version of its time", f"{case}: {desk.worker_id} is asked for {message.operation}")
+        if "@" in case.asks and case.asks not in desk.programs:
+            broken("programs come first", f"{desk.worker_id} does not know {case.asks}")
+        if case.talk is not None:
+            self._sessions.dispatched(case, desk, message)
         self._suspects.dispatched(case, desk, message.epoch, now)
         if case.state == WAITING:
             self._circuits.accepted(case, now)

@@ -42,11 +42,10 @@ _SMALL: Final = (
 class Insider(Client):
     """A connection of a worker's process for one principal. read(id) is called for each answer."""
 
-    def __init__(
-        self, world: World, number: int, name: str, principal: str, pid: int, read: Callable[[int], None]
-    ) -> None:
+    def __init__(self, world: World, number: int, worker_id: str, principal: str, read: Callable[[int], None]) -> None:
         self._answered = read
-        super().__init__(world, number, name=f"{name} for {principal}", principal=principal, pid=pid)
+        name = f"{worker_id} for {principal}"
+        super().__init__(world, number, name=name, principal=principal, worker_id=worker_id)
 
     def _read(self, message: wire.Message) -> None:
         super()._read(message)

@@ -15,15 +15,16 @@ from pools.core.events import (
     DropLetter,
     MemoryRead,
     PardonLetter,
-    ProgramDeployed,
-    ProgramRemoved,
+    ProgramSet,
     ProtocolBroken,
     Resize,
     Restart,
+    SessionRestored,
     WorkerDied,
     WorkerExited,
-    WorkerLaunched,
 )
+from pools.core.poison import fingerprint as fingerprint_of
+from pools.core.programs import version_of
 from tests.sim.admissions import Admissions
 from tests.sim.circuits import Circuits, is_ordered
 from tests.sim.keys import Keys
@@ -32,6 +33,7 @@ from tests.sim.ledger import OUT, SETTLED, Case, Ledger
 from tests.sim.nesting import Nesting
 from tests.sim.resends import may_be_resent
 from tests.sim.restarts import Restarts
+from tests.sim.sessions import Sessions
 from tests.sim.step import Step
 from tests.sim.suspects import Suspects
 
@@ -56,6 +58,7 @@ class Hearing:
         admissions: Admissions,
         nesting: Nesting,
         kinship: Kinship,
+        sessions: Sessions,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -66,6 +69,7 @@ class Hearing:
         self.keys = keys
         self.admissions = admissions
         self._kinship = kinship
+        self._sessions = sessions
         self.tables = tables
         self._by_kind: dict[type, Callable[[Any, bytes, float], None]] = {
             wire.Request: self._request,
@@ -84,11 +88,9 @@ class Hearing:
             wire.Hello: self._heard_of,
             wire.Heartbeat: self._heard_of,
             ProtocolBroken: self._garbled,
-            WorkerLaunched: self._launched,
             WorkerDied: self._died,
             WorkerExited: self._exited,
-            ProgramDeployed: self._deployed,
-            ProgramRemoved: self._removed,
+            ProgramSet: self._programmed,
             Drain: self._drain,
             MemoryRead: self._memory,
             CpuRead: self._cpu,
@@ -97,6 +99,7 @@ class Hearing:
             DrainWorker: self._operated,
             DropLetter: self._letter_released,
             PardonLetter: self._letter_released,
+            SessionRestored: sessions.restored,
         }
 
     def hear(self, event: Any, peer: bytes, now: float) -> None:
@@ -112,7 +115,7 @@ class Hearing:
     def _connected(self, event: ClientConnected, peer: bytes, now: float) -> None:
         self.ledger.clients[peer] = event.client_no
         self.ledger.principals[peer] = event.principal
-        self.ledger.pids[peer] = event.pid
+        self.ledger.served[peer] = event.worker_id
         self.ledger.last_id[peer] = wire.request_id_base(event.client_no)
 
     def _request(self, message: wire.Request, peer: bytes, now: float) -> None:
@@ -125,6 +128,7 @@ class Hearing:
             ledger.last_id[peer] = request_id
             self.step.asking = case = ledger.new_case(message, peer, now)
             self._kinship.arrived(case, message, now)
+            self._sessions.arrived(case, message, now)
             self.admissions.arrived(case, now)
 
     def _cancel(self, message: wire.Cancel, peer: bytes, now: float) -> None:
@@ -160,6 +164,8 @@ class Hearing:
             self.step.must_fence = 1
             return
         desk.take(message.epoch)
+        if case.talk is not None:
+            self.step.event = message = self._sessions.heard(case, desk, message)
         self.suspects.answered(case, message)
         if case.state == SETTLED:
             self.step.must_fence = case.rows
@@ -203,9 +209,6 @@ class Hearing:
 
     def _garbled(self, event: ProtocolBroken, peer: bytes, now: float) -> None:
         self.ledger.by_peer[peer].broken = True
-
-    def _launched(self, event: WorkerLaunched, peer: bytes, now: float) -> None:
-        self.ledger.desks[event.worker_id].pid = event.pid
 
     def _died(self, event: WorkerDied, peer: bytes, now: float) -> None:
         self.ledger.desks[event.worker_id].dead = True
@@ -272,11 +275,11 @@ class Hearing:
             succession is not None and succession.spare is worker
         )
 
-    def _deployed(self, event: ProgramDeployed, peer: bytes, now: float) -> None:
-        self.ledger.programs[event.program.name] = event.pool
-
-    def _removed(self, event: ProgramRemoved, peer: bytes, now: float) -> None:
-        self.ledger.programs.pop(event.name, None)
+    def _programmed(self, event: ProgramSet, peer: bytes, now: float) -> None:
+        if event.versions:
+            self.ledger.programs[event.name] = event.versions[0].pool, event.aliases["live"]
+        else:
+            self.ledger.programs.pop(event.name, None)
 
     def _operated(self, event: Any, peer: bytes, now: float) -> None:
         ledger = self.ledger
@@ -298,8 +301,14 @@ class Hearing:
         self.ledger.cpu_used = event.used
 
     def _letter_released(self, event: DropLetter | PardonLetter, peer: bytes, now: float) -> None:
-        message = self.tables.poison.find(event.letter_id).message
-        fingerprint = message.operation, message.payload, message.lm
+        letter = self.tables.poison.find(event.letter_id)
+        message = letter.message
+        [fingerprint] = [
+            known
+            for known in self.suspects.letters
+            if (known[0].partition("@")[0], *known[1:]) == (message.operation, message.payload, message.lm)
+            and letter.fingerprint == fingerprint_of(message, version_of(known[0]))
+        ]
         self.suspects.released(fingerprint, now, pardoned=type(event) is PardonLetter)
 
     def _drain(self, event: Drain, peer: bytes, now: float) -> None:

@@ -4,7 +4,7 @@ An event is first written into the ledger (`hearing`); what the fleet then sends
 `dispatches`, `outcomes`), so is what it has done to processes (`restarts`, `kills`); at last what had to follow is
 demanded, and the books of the step must balance. What has rules of its own is modelled beside: `order` of queues,
 `resends`, `keys`, `suspects`, breakers (`circuits`), `sizes`, `modes`, families (`kinship`), programs that wait
-(`nesting`). `quiescence` has the end.
+(`nesting`), `sessions`. `quiescence` has the end.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.sim.modes import Modes
 from tests.sim.nesting import Nesting, takes_more
 from tests.sim.outcomes import Outcomes, desk_of
 from tests.sim.restarts import Restarts
+from tests.sim.sessions import Sessions
 from tests.sim.sizes import Sizes
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
@@ -51,15 +52,16 @@ class Auditor:
         self._modes = Modes(ledger, tables)
         nesting = Nesting(ledger, self.step)
         self._kinship = kinship = Kinship(ledger, self.step)
-        admissions = Admissions(ledger, self.step, circuits, suspects, keys, self._modes, kinship, tables)
+        self.sessions = sessions = Sessions(ledger, self.step, circuits, kinship, tables)
+        admissions = Admissions(ledger, self.step, circuits, suspects, keys, self._modes, kinship, sessions, tables)
         self._hearing = Hearing(
-            ledger, self.step, self.restarts, circuits, suspects, keys, admissions, nesting, kinship, tables
+            ledger, self.step, self.restarts, circuits, suspects, keys, admissions, nesting, kinship, sessions, tables
         )
         self._dispatches = Dispatches(
-            ledger, self.step, self.kills, circuits, admissions, suspects, nesting, kinship, tables
+            ledger, self.step, self.kills, circuits, admissions, suspects, nesting, kinship, sessions, tables
         )
         self._outcomes = Outcomes(
-            ledger, self.step, circuits, admissions, keys, suspects, self.kills, nesting, kinship, tables
+            ledger, self.step, circuits, admissions, keys, suspects, self.kills, nesting, kinship, sessions, tables
         )
         self._accepted = admissions.accepted
         self._sizes = Sizes(ledger, tables)
@@ -132,6 +134,7 @@ class Auditor:
         if step.pushed_out:
             step.pushed_out.clear()
         kind = type(event)
+        self.sessions.after(event, now)
         if kind is Tick:
             self._outcomes.heed_the_deaf(now)
             self._after_tick(now)

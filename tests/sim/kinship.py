@@ -1,6 +1,6 @@
 """What must hold of nested requests: whose they may be, how they are admitted, and that they end with their parents.
 
-A parent is one that runs in the process of who asks, or has called a tool of who asks, for the same principal, and that
+A parent is one that runs in the worker of who asks, or has called a tool of who asks, for the same principal, and that
 somebody still wants. Its child
 is one deeper, of the class above all others, and has no more time. A parent that has ended, or has been lost, has no
 children but such as are told to stop; one that is asked to stop passes that on.
@@ -37,9 +37,9 @@ class Kinship:
         self.verdict = ""
         if not message.parent_request_id:
             return
-        pid = self._ledger.pids[case.peer]
-        parent = self._find(message.parent_request_id, pid)
-        self.verdict = self._judge(parent, case, pid, now)
+        worker_id = self._ledger.served[case.peer]
+        parent = self._find(message.parent_request_id, worker_id)
+        self.verdict = self._judge(parent, case, worker_id, now)
         if parent is None or self.verdict:
             return
         case.parent, case.depth, case.priority = parent.request_id, parent.depth + 1, NESTED
@@ -48,21 +48,23 @@ class Kinship:
             case.deadline_ms = left_ms if case.deadline_ms is None else min(case.deadline_ms, left_ms)
         self._ledger.set_deadline(case)
 
-    def _find(self, request_id: int, pid: int) -> Case | None:
-        """Return a case that is open, or whose attempt is out in this process."""
+    def _find(self, request_id: int, worker_id: str) -> Case | None:
+        """Return a case that is open, or whose attempt is out in this worker."""
         case = self._ledger.open.get(request_id)
         if case is not None:
             return case
         case = self._ledger.cases.get(request_id)
-        return case if case is not None and is_out(case) and case.desk is not None and case.desk.pid == pid else None
+        if case is None or case.desk is None or not is_out(case):
+            return None
+        return case if case.desk.worker_id == worker_id else None
 
-    def _judge(self, parent: Case | None, case: Case, pid: int, now: float) -> str:
+    def _judge(self, parent: Case | None, case: Case, worker_id: str, now: float) -> str:
         if parent is None:
             return CANCELLED
         desk = parent.desk
         if desk is None or not is_out(parent) or not desk.marked(parent.epoch):
             return INVALID_REQUEST
-        if not ((pid and desk.pid == pid) or (parent.peer == case.peer and self._ledger.calls.get(parent.epoch))):
+        if not (desk.worker_id == worker_id or (parent.peer == case.peer and self._ledger.calls.get(parent.epoch))):
             return INVALID_REQUEST
         if parent.principal != case.principal:
             return INVALID_REQUEST
@@ -105,6 +107,8 @@ class Kinship:
                 seen.add(other.request_id)
                 children = self._children.get(other.request_id, {}).values()
                 found.extend(child.work.runner if child.work is not None else child for child in children)
+                if other.talk is not None and other.talk.holder is not None:
+                    found.append(other.talk.holder)
         return False
 
     # --- as they end --------------------------------------------------------------------------------

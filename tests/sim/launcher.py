@@ -48,7 +48,7 @@ class Launcher:
             world.shell.look(world.shell.launch_failed, worker_id, "OSError: no memory")
             return
         self._pid += 1
-        process.begin(self._pid)
+        process.begin()
         world.shell.look(world.shell.launched, worker_id, self._pid)
         if worker_id in self._killed:
             process.die(Signalled(SIGKILL))

@@ -8,13 +8,13 @@ from typing import Any, Final
 from bridge.protocol import messages as wire
 from pools.config import FleetConfig, PoolConfig
 from pools.core.entries import SLOT_WORDS
-from pools.core.events import DrainWorker, Resize, Restart
+from pools.core.events import DrainWorker, ExpireSession, OpenSession, Resize, Restart
 
 # States of a case.
 NEW: Final = "new"  # arrived; the fleet has not said anything yet
 QUEUED: Final = "queued"
 WAITING: Final = "waiting"  # for its resend
-FOLLOWING: Final = "following"  # another with its key
+FOLLOWING: Final = "following"  # another with its key, or those before it in its session
 OUT: Final = "out"
 SETTLED: Final = "settled"
 # The class of nested requests, above the high one.
@@ -23,7 +23,7 @@ NESTED: Final = -1
 Lane = tuple[str, int, str]
 
 # What operators ask for: refused by an error where it makes no sense.
-OPERATIONS: Final = frozenset((Resize, DrainWorker, Restart))
+OPERATIONS: Final = frozenset((Resize, DrainWorker, Restart, OpenSession, ExpireSession))
 
 
 # What has waited longer than so long as it is dispatched has waited.
@@ -50,17 +50,22 @@ class Case:
     name, digest: of its key, and of what that must stand for. work: what it shares with others of its key. due: the
     outcome that it is to have of them. expired: it was out of time while it was out. blamed: that counted as a failure.
     parent: the request that it is nested in, 0 for none. depth: how deep. priority: its class, which is NESTED then.
+    asks: what workers are asked for: the operation, or of a program the version that was live as it came.
+    session, talk: the session that it is a call in. base: what it begins from there, as it was dispatched.
     """
 
     __slots__ = (
-        "answered_cancel", "astray", "blamed", "came_at", "cancel", "client_asked", "deadline", "deadline_ms", "deaths",
-        "depth", "desk", "digest", "due", "elsewhere", "epoch", "expired", "fingerprint", "flags", "key", "lost_at",
-        "name", "operation", "parent", "peer", "pool", "principal", "priority", "rank", "request_id", "resends", "rows",
-        "runs", "sent_at", "state", "told", "work",
+        "answered_cancel", "asks", "astray", "base", "blamed", "came_at", "cancel", "client_asked", "deadline", "deadline_ms",
+        "deaths", "depth", "desk", "digest", "due", "elsewhere", "epoch", "expired", "fingerprint", "flags", "key",
+        "lost_at", "name", "operation", "parent", "peer", "pool", "principal", "priority", "rank", "request_id",
+        "resends", "rows", "runs", "sent_at", "session", "state", "talk", "told", "work",
     )  # fmt: skip
 
-    def __init__(self, message: wire.Request, peer: bytes, principal: str, pool: str, number: int, now: float) -> None:
+    def __init__(
+        self, message: wire.Request, peer: bytes, principal: str, pool: str, asks: str, number: int, now: float
+    ) -> None:
         self.came_at = now
+        self.asks = asks
         self.request_id = message.request_id
         self.operation = message.operation
         self.rows = message.rows
@@ -69,10 +74,13 @@ class Case:
         self.principal = principal
         self.priority = message.priority
         self.key = message.idempotency_key
-        self.fingerprint = (message.operation, message.payload, message.lm)
+        self.fingerprint = (asks, message.payload, message.lm)
         self.name = (principal, message.operation, message.idempotency_key)
         self.digest = (pool, message.lm, message.rows, message.payload)
         self.work: Any = None
+        self.session = ""
+        self.talk: Any = None
+        self.base: tuple[int, bytes] | None = None
         self.due: tuple[int, bytes | None, bool] | None = None
         self.astray = self.expired = self.blamed = False
         self.pool = pool
@@ -94,10 +102,10 @@ class Case:
         self.told = 0
         self.parent = self.depth = 0
 
-    def go_elsewhere(self, pool: str, operation: str) -> None:
+    def go_elsewhere(self, pool: str, operation: str, asks: str) -> None:
         """Run as another operation, or in another pool, than was asked for."""
-        self.pool, self.operation, self.elsewhere = pool, operation, True
-        self.fingerprint = (operation, *self.fingerprint[1:])
+        self.pool, self.operation, self.elsewhere, self.asks = pool, operation, True, asks
+        self.fingerprint = (asks, *self.fingerprint[1:])
 
     @property
     def lane(self) -> Lane:
@@ -132,14 +140,13 @@ class Desk:
 
     __slots__ = (
         "alone", "attempts", "broken", "dead", "exited", "held", "killed", "killed_at", "last_heard", "launched_at",
-        "page", "paused", "peer", "pid", "pool", "programs", "ready", "stopping", "worker_id",
+        "page", "paused", "peer", "pool", "programs", "ready", "stopping", "worker_id",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, now: float) -> None:
         self.worker_id = worker_id
         self.pool = worker_id.rpartition("-")[0]
         self.peer = b"worker " + worker_id.encode()
-        self.pid = 0
         self.page = [0] * SLOT_WORDS
         self.attempts: dict[int, Case] = {}
         self.alone = 0
@@ -198,6 +205,7 @@ class Ledger:
         self.waiting = dict.fromkeys(self.pools, 0)  # cases that wait for their resend, or did and are queued for it
         self.now = 0.0  # of the event that was heard last
         self.following = dict.fromkeys(self.pools, 0)  # rows that wait for another's outcome: they take no room
+        self.lined = dict.fromkeys(self.pools, 0)  # rows that waited for one certain worker after the last step
         self.fresh_at: dict[Lane, float] = {}  # when a lane was empty last, or gave what had not waited
         # The largest message by pool and class, since the pool's queue was empty.
         self.turns: dict[str, dict[int, int]] = {name: {} for name in self.pools}
@@ -208,13 +216,13 @@ class Ledger:
         self.by_peer: dict[bytes, Desk] = {}
         self.clients: dict[bytes, int] = {}  # connected: client_no
         self.principals: dict[bytes, str] = {}
-        self.pids: dict[bytes, int] = {}
+        self.served: dict[bytes, str] = {}  # the worker whose programs a client serves, by id, "" = none's
         self.last_id: dict[bytes, int] = {}
         self.client_rows: Counter[bytes] = Counter()
         self.principal_rows: Counter[str] = Counter()
         self.accepted_rows = dict.fromkeys(self.pools, 0)
         self.resent = dict.fromkeys(self.pools, 0)
-        self.programs: dict[str, str] = {}
+        self.programs: dict[str, tuple[str, int]] = {}  # the pool and the version of what is live
         self.bounds = {pool.name: (pool.size, pool.max_size or pool.size) for pool in config.pools}
         self.memory_paused = False
         self.memory_used = self.cpu_used = 0.0
@@ -235,10 +243,19 @@ class Ledger:
 
     def home(self, message: wire.Request) -> str:
         """Return the pool that a request belongs to."""
-        return message.pool or self.programs.get(message.operation) or self.config.home_of(message.operation)
+        return message.pool or self.home_of(message.operation)
+
+    def home_of(self, operation: str) -> str:
+        """Return the pool where an operation is at home."""
+        return self.programs[operation][0] if operation in self.programs else self.config.home_of(operation)
+
+    def asks(self, operation: str) -> str:
+        """Return what workers are asked for where a caller asks for an operation."""
+        return f"{operation}@{self.programs[operation][1]}" if operation in self.programs else operation
 
     def new_case(self, message: wire.Request, peer: bytes, now: float) -> Case:
-        case = Case(message, peer, self.principals[peer], self.home(message), self.next_number(), now)
+        pool, asks = self.home(message), self.asks(message.operation)
+        case = Case(message, peer, self.principals[peer], pool, asks, self.next_number(), now)
         self.set_deadline(case)
         return case
 
@@ -254,7 +271,7 @@ class Ledger:
 
     def taken_rows(self, pool: str) -> int:
         """Return the rows that take room in a pool's queue."""
-        return self.queued_rows[pool] - self.following[pool]
+        return self.queued_rows[pool] - self.following[pool] - self.lined[pool]
 
     # --- the moves of a case ------------------------------------------------------------------------
 

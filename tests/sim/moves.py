@@ -18,13 +18,13 @@ from pools.core.events import (
     Exited,
     MemoryRead,
     PardonLetter,
-    ProgramDeployed,
-    ProgramRemoved,
+    ProgramSet,
     Resize,
     Restart,
+    ServedVersion,
     Signalled,
 )
-from tests.sim import scenes
+from tests.sim import scenes, talks
 from tests.sim.asks import PROGRAM, Ask, draw_ask
 from tests.sim.families import draw_family
 from tests.sim.noise import pick
@@ -54,12 +54,16 @@ class Move(NamedTuple):
 
 
 class MoveKind(NamedTuple):
-    """How a kind of move is drawn, made and told. weight: how often it is drawn."""
+    """How a kind of move is drawn, made and told. weight: how often it is drawn, 0 = in histories with sessions alone.
+
+    in_sessions: how often it is there.
+    """
 
     weight: int
     draw: Callable[[Random, FleetConfig], tuple[Any, ...]]
     make: Callable[..., None]
     text: str
+    in_sessions: int = 0
 
 
 # --- clients ----------------------------------------------------------------------------------------
@@ -218,12 +222,13 @@ def _stall(world: World, for_s: float) -> None:
         world.shell.stand_still(for_s)
 
 
-def _deploy(world: World, pool: str) -> None:
-    world.shell.look(world.shell.step, ProgramDeployed(pool, wire.Program(name=PROGRAM, payload=b"spec")))
+def _deploy(world: World, pool: str, version: int) -> None:
+    served = (ServedVersion(version, pool, b"spec %d" % version),)
+    world.shell.look(world.shell.step, ProgramSet(PROGRAM, served, {"live": version}))
 
 
 def _undeploy(world: World) -> None:
-    world.shell.look(world.shell.step, ProgramRemoved(PROGRAM))
+    world.shell.look(world.shell.step, ProgramSet(PROGRAM, (), {}))
 
 
 def _drain(world: World, budget_s: float) -> None:
@@ -362,10 +367,46 @@ MOVES: Final[dict[str, MoveKind]] = {
         scenes.siege,
         "client 3 sends {0} requests that hang, and as many of low priority",
     ),
-    "deploy": MoveKind(3, lambda random, config: (pick(random, config.pools).name,), _deploy, "program qa to pool {0}"),
+    "deploy": MoveKind(
+        3,
+        lambda random, config: (pick(random, config.pools).name, random.randint(1, 3)),
+        _deploy,
+        "version {1} of program qa to pool {0}",
+    ),
     "undeploy": MoveKind(1, lambda random, _: (), _undeploy, "program qa"),
     "letter": MoveKind(
         7, lambda random, _: (random.random() < 0.5,), _letter, "the oldest dead letter leaves, pardoned={0}"
     ),
+    "talk": MoveKind(0, talks.draw_talk, scenes.submit, "client {0}: {1}, {2}", 50),
+    "chat": MoveKind(0, talks.draw_chat, talks.chat, "clients 1 and 4, {0} times: {1}, {2}", 20),
+    "open": MoveKind(
+        0,
+        talks.draw_open,
+        talks.open_session,
+        "client {0}: session {1}, ttl_s={2}, affinity={3}, on_loss={4}",
+        16,
+    ),
+    "expire": MoveKind(
+        0,
+        lambda random, _: (pick(random, (1, 4)), pick(random, ("s1", "s1", "s2")), pick(random, ("any", "opened"))),
+        talks.expire,
+        "client {0}: session {1} ({2})",
+        6,
+    ),
+    "circle": MoveKind(
+        0,
+        lambda random, _: (pick(random, (0.002, 0.05)),),
+        talks.circle,
+        "calls ask for one in the other's session, {0} s of work",
+        4,
+    ),
+    "evict": MoveKind(
+        0,
+        lambda random, _: (pick(random, ("killed", "killed", "taken out of service")),),
+        talks.evict,
+        "the worker of the first session is {0}",
+        10,
+    ),
+    "outage": MoveKind(0, lambda random, _: (pick(random, (0.01, 0.5)),), talks.outage, "nothing is kept for {0} s", 5),
     "drain": MoveKind(1, lambda random, _: (pick(random, (0.0, 0.02, 0.5, 5.0)),), _drain, "within {0} s"),
 }

@@ -6,7 +6,15 @@ from collections import Counter
 from typing import Any, Final
 
 from bridge.protocol import messages as wire
-from bridge.protocol.errors import CANCELLED, CIRCUIT_OPEN, DEADLINE_EXCEEDED, OVERLOADED, BridgeError, decode_error
+from bridge.protocol.errors import (
+    CANCELLED,
+    CIRCUIT_OPEN,
+    DEADLINE_EXCEEDED,
+    OVERLOADED,
+    SESSION_LOST,
+    BridgeError,
+    decode_error,
+)
 from pools.core.events import Tick, WorkerExited
 from tests.sim.admissions import Admissions
 from tests.sim.circuits import Circuits
@@ -16,6 +24,7 @@ from tests.sim.kills import Kills
 from tests.sim.kinship import Kinship
 from tests.sim.ledger import OUT, QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
 from tests.sim.nesting import Nesting
+from tests.sim.sessions import Sessions, waits_in_line
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
 
@@ -46,6 +55,7 @@ class Outcomes:
         kills: Kills,
         nesting: Nesting,
         kinship: Kinship,
+        sessions: Sessions,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -57,6 +67,7 @@ class Outcomes:
         self._kills = kills
         self._nesting = nesting
         self._kinship = kinship
+        self._sessions = sessions
         self.tables = tables
 
     def to_client(self, peer: bytes, message: Any, now: float) -> None:
@@ -90,7 +101,11 @@ class Outcomes:
             broken("attempts within the limit", f"{case} had {reply.attempt}, {case.resends} of them resends")
         if case is self.step.heard:
             event = self.step.event
-            if (reply.status, reply.payload, reply.epoch) != (event.status, event.payload, event.epoch):
+            if (reply.status, reply.payload, reply.epoch) != (
+                event.status,
+                event.payload,
+                event.epoch,
+            ) or reply.session:
                 broken("outcomes are the attempt's", f"{case}: {reply} for {event}")
             self._circuits.answered(case, event)
             self.ledger.seen["outcome OK" if reply.status == wire.OK else "outcome error of the attempt"] += 1
@@ -104,6 +119,7 @@ class Outcomes:
         self.ledger.settle(case)
         self._keys.settled(case, reply, now, was_shed=case is self.step.shed)
         self._kinship.settled(case)
+        self._sessions.settled(case)
         if case.client_asked:
             self.step.must_answer.append(case)
 
@@ -173,6 +189,7 @@ class Outcomes:
         if case.state == WAITING:
             self.heed_the_deaf(now)
             serves = self._any_ready(case.pool) and not self._circuits.refuses(case, now)
+            serves = serves and (case.talk is None or not (case.talk.ended or self._sessions.is_lost(case.talk)))
             return "its pool serves" if executed != "maybe" or serves else ""
         if any(case is heir for heir, _ in self.step.heirs):
             return "" if executed == "maybe" else f"executed={executed}"
@@ -225,6 +242,8 @@ class Outcomes:
 
     def _why_not_shed(self, case: Case, now: float) -> str:
         """Return why a case should not have been given up for its age; the empty string if it should."""
+        if case.talk is not None:
+            return "it waited for its turn"
         waited_s, limit_s = now - case.came_at, self.ledger.pools[case.pool].queue_age_s
         if case.deadline is not None:
             half_s = (case.deadline - case.came_at) / 2.0
@@ -240,7 +259,7 @@ class Outcomes:
         return "" if now - fresh_at >= STANDING_S - _EPSILON_S else "its lane was empty, or fast, a moment ago"
 
     def _check_broken(self, case: Case, error: BridgeError, now: float) -> str:
-        if case.state not in (QUEUED, WAITING) or case.epoch:
+        if not (case.state in (QUEUED, WAITING) or waits_in_line(case)) or case.epoch:
             return "a worker had it"
         if not self._circuits.refuses(case, now):
             self.step.must_be_open.append(case)  # what opens it may be told after those that are refused
@@ -259,6 +278,9 @@ class Outcomes:
         if case.state == OUT:
             return "a worker has it"
         return "" if not self._any_ready(case.pool) else "a worker is ready"
+
+    def _check_session(self, case: Case, error: BridgeError, now: float) -> str:
+        return self._sessions.earns_lost(case)
 
     def _any_ready(self, pool: str) -> bool:
         workers = self.tables.workers.values()
@@ -303,4 +325,5 @@ _OWN: Final = {
     OVERLOADED: Outcomes._check_overloaded,
     CIRCUIT_OPEN: Outcomes._check_broken,
     "POISON_REQUEST": Outcomes._check_poison,
+    SESSION_LOST: Outcomes._check_session,
 }

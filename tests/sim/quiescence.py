@@ -101,6 +101,8 @@ def _is_quiet(world: World) -> bool:
     tables = world.fleet._tables
     if tables.requests:
         return False
+    if world.keeper is not None and not world.keeper.is_quiet:
+        return False
     if world.ledger.drain_due is not None:
         return world.fleet.stopped
     if any(worker.attempts for worker in tables.workers.values()):

@@ -11,6 +11,7 @@ from typing import Final
 from pools.config import BreakerConfig, DegradationConfig, FleetConfig, PoolConfig, RestartConfig
 from tests.sim.moves import MOVES, Move
 from tests.sim.noise import pick
+from tests.sim.talks import draw_sessions, has_sessions
 
 # Moves of a history: mostly few, for a short history is played and read quickly; sometimes many.
 _SIZES: Final = (4, 6, 7, 8, 10, 14)
@@ -21,6 +22,9 @@ _RARE: Final = 0.015
 _RARE_GAP_S: Final = 3.0
 _NAMES: Final = tuple(MOVES)
 _WEIGHTS: Final = tuple(itertools.accumulate(kind.weight for kind in MOVES.values()))
+# In a history with sessions so many moves are about them.
+_TALKS: Final = 0.6
+_TALK_WEIGHTS: Final = tuple(itertools.accumulate(kind.in_sessions for kind in MOVES.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ def generate(seed: int, size: int | None = None) -> Schedule:
     """Draw a history. The same seed and size give the same one."""
     random = Random(seed)
     config = _config(random)
+    talks = has_sessions(seed)
+    if talks:
+        config = replace(config, sessions=draw_sessions(random))
     at = 0.0
     moves = []
     # Most histories begin with ready workers, some while they boot.
@@ -62,7 +69,8 @@ def generate(seed: int, size: int | None = None) -> Schedule:
     size = size_of(seed) if size is None else size
     for _ in range(size):
         at += _RARE_GAP_S if random.random() < _RARE else pick(random, _GAPS_S)
-        name = _NAMES[bisect(_WEIGHTS, random.random() * _WEIGHTS[-1])]
+        weights = _TALK_WEIGHTS if talks and random.random() < _TALKS else _WEIGHTS
+        name = _NAMES[bisect(weights, random.random() * weights[-1])]
         moves.append(Move(round(at, 4), name, MOVES[name].draw(random, config)))
     return Schedule(seed, size, config, tuple(moves))
 
@@ -138,7 +146,8 @@ def describe(config: FleetConfig) -> list[str]:
     """Return a configuration as people read it."""
     lines = [
         f"client_rows={config.client_rows} principal_rows={config.principal_rows} poison_deaths={config.poison_deaths} "
-        f"degradation={config.degradation}"
+        f"degradation={config.degradation}",
+        str(config.sessions),
     ]
     for pool in config.pools:
         restart = pool.restart

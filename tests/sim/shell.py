@@ -75,6 +75,7 @@ class Shell:
             if type(event) not in OPERATIONS:
                 raise Broken("raised BridgeError", f"{error} at {event}") from error
             world.seen[f"{type(event).__name__} refused"] += 1
+            self._audit.sessions.refused(error)
         except Exception as error:
             raise Broken(f"raised {type(error).__name__}", f"{error} at {event}") from error
         self._perform()
@@ -90,11 +91,22 @@ class Shell:
                 audit.control(request)
                 world.clients[peer].down.send(wire.Reply(request_id=request.request_id))
             fleet.control.clear()
+        keeper = world.keeper
+        if keeper is not None and keeper.news:
+            for peer, reply in keeper.news:
+                world.note_send(b"nobody yet", reply)
+                audit.to_client(peer, reply, now)
+                keeper.hold(reply, world.ledger.cases.get(reply.request_id))
+            keeper.news.clear()
         # Outcomes first: what follows from a settlement is then judged as what it is.
         if fleet.sends_to_clients:
             for peer, message in fleet.sends_to_clients:
                 world.note_send(peer, message)
-                audit.to_client(peer, message, now)
+                if keeper is None or type(message) is not wire.Reply:
+                    audit.to_client(peer, message, now)
+                elif not keeper.release(message, audit.step.event):
+                    keeper.check_unheld(message, audit.step.heard)
+                    audit.to_client(peer, message, now)
                 world.clients[peer].down.send(message)
             fleet.sends_to_clients.clear()
         if fleet.sends_to_workers:
@@ -103,6 +115,8 @@ class Shell:
                 audit.to_worker(peer, message, now)
                 world.processes[world.ledger.by_peer[peer].worker_id].down.send(message)
             fleet.sends_to_workers.clear()
+        if keeper is not None:
+            keeper.look()
 
     def _do(self, effect: Any, now: float) -> None:
         kind = type(effect)
@@ -168,7 +182,7 @@ class Shell:
         kind = type(message)
         if kind is wire.Hello:
             client = self._world.clients[peer]
-            self.step(ClientConnected(client.number, client.principal, client.pid), peer)
+            self.step(ClientConnected(client.number, client.principal, client.worker_id), peer)
             if peer in self._lost:
                 self._clock.after(0.0, self.lost_client, peer)
         elif kind is wire.Bye:

@@ -8,6 +8,7 @@ import msgspec
 
 from bridge.protocol import messages as wire
 from bridge.protocol.errors import decode_error
+from bridge.protocol.sessions import cut_tail
 from tests.sim.ledger import label
 
 _SKIP: Final = frozenset({"version", "type", "request_id", "payload", "pressed", "total_ms", "queue_ms", "run_ms"})
@@ -58,6 +59,7 @@ def _text(message: Any) -> str:
         if field.name not in _SKIP and value != field.default:
             parts.append(f"{field.name}={value}")
     if isinstance(message, wire.Reply) and message.status == wire.ERROR:
-        error = decode_error(message.payload or b"")
+        tail = message.session.tail if message.session is not None else 0
+        error = decode_error(cut_tail(message.payload or b"", tail)[0])
         parts.append(f"{error.code}: {error.message[:90]}")
     return " ".join(parts)

@@ -14,6 +14,7 @@ from tests.sim.ledger import Desk
 from tests.sim.nesting import waits_of
 from tests.sim.network import Link
 from tests.sim.noise import Noise
+from tests.sim.visits import Visits
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -40,6 +41,7 @@ class Process:
         self._ledger = world.ledger
         self.desk = desk
         self._noise = Noise(world.seed, desk.worker_id)
+        self.visits = Visits(desk.worker_id, self._noise, self._begun)
         self._slots = world.ledger.pools[desk.pool].slots
         self._boot = boot
         self.up = Link(world.clock, self._noise, self._arrived)
@@ -50,7 +52,6 @@ class Process:
         self._booted = False
         self._waiting: dict[int, wire.Request] = {}
         self._paused: set[int] = set()
-        self.pid = 0
         self._insiders: dict[str, Insider] = {}
         # What an attempt waits for, by its epoch: children by id, a tool, credit. Whose child each is. How those are to
         # end that have nothing else to do.
@@ -62,6 +63,9 @@ class Process:
         self._began: dict[int, float] = {}
         self._rss_bytes = 1 << 20
         self._stood_still: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+
+    def _begun(self, request: wire.Request, seq: int, state: bytes) -> None:
+        self._world.auditor.sessions.begun(request, self.desk, seq, state)
 
     def _arrived(self, message: wire.Message) -> None:
         self._world.shell.heard_worker(self.desk, message)
@@ -82,10 +86,9 @@ class Process:
 
     # --- the life -----------------------------------------------------------------------------------
 
-    def begin(self, pid: int) -> None:
+    def begin(self) -> None:
         """The process exists."""
         self.alive = True
-        self.pid = pid
         if self._boot != "mute":
             self._later(0.01 * self._noise.next(), self._hello)
 
@@ -170,6 +173,8 @@ class Process:
             self._take_credit(message)  # type: ignore[arg-type]
         elif kind is wire.Stop:
             self._stop()
+        elif kind is wire.SessionEnd:
+            self.visits.forget(message)  # type: ignore[arg-type]
 
     def _take(self, request: wire.Request) -> None:
         work = self._world.works[request.request_id]
@@ -177,6 +182,8 @@ class Process:
             self._reply(request, wire.ERROR, _EXPIRED)
         elif work.inline and not self._stopping:
             self._ledger.ran(self.desk, request)
+            if request.session:
+                self.visits.enter(request)
             self._reply(request, wire.OK, b"%d" % request.epoch)
         elif self._stopping:
             self.up.send(wire.Recalled(request_id=request.request_id, epoch=request.epoch))
@@ -190,6 +197,8 @@ class Process:
             self._running[request.epoch] = request
             self._began[request.epoch] = self._clock.now
             self._ledger.ran(self.desk, request)
+            if request.session:
+                self.visits.enter(request)
             work = self._world.works[request.request_id]
             children = work.children or children_of(self._world.seed, request.epoch)
             if children:
@@ -209,7 +218,7 @@ class Process:
             return
         insider = self._insiders.get(request.principal)
         if insider is None:
-            insider = self._world.insider(self.desk.worker_id, request.principal, self.pid, self._has_answer)
+            insider = self._world.insider(self.desk.worker_id, request.principal, self._has_answer)
             self._insiders[request.principal] = insider
         if goes_astray(self._world.seed, epoch):
             parent_id = max(self._ledger.cases)
@@ -306,11 +315,10 @@ class Process:
 
     def _reply(self, request: wire.Request, status: int, payload: bytes) -> None:
         run_ms = self._world.works[request.request_id].run_s * 1000.0
-        self.up.send(
-            wire.Reply(
-                request_id=request.request_id, epoch=request.epoch, status=status, payload=payload, run_ms=run_ms
-            )
+        reply = wire.Reply(
+            request_id=request.request_id, epoch=request.epoch, status=status, payload=payload, run_ms=run_ms
         )
+        self.up.send(self.visits.leave(request, reply) if request.session else reply)
 
     def _recall(self, recall: wire.Recall) -> None:
         request = self._waiting.pop(recall.epoch, None)

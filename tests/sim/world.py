@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from pools.core.events import CpuRead, MemoryRead
+from pools.core.events import CpuRead, MemoryRead, OpenSession
 from pools.core.fleet import Fleet
 from tests.sim.client import Client
 from tests.sim.clock import Clock
 from tests.sim.families import INSIDERS_FROM, Insider
 from tests.sim.invariants import Auditor
+from tests.sim.keeper import Keeper
 from tests.sim.launcher import Launcher
 from tests.sim.ledger import Broken, Ledger
 from tests.sim.moves import MOVES, Move
@@ -44,6 +45,7 @@ class World:
         self.processes: dict[str, Process] = {}
         self.works: dict[int, Work] = {}
         self.launcher = Launcher(self)
+        self.opened: dict[tuple[str, str], int] = {}  # generations of sessions, as they were opened last
         self._is_calm = False
         self._insiders = 0
         self.fleet = Fleet(
@@ -51,10 +53,14 @@ class World:
             lms=frozenset(("default",)),
             random=Noise(schedule.seed, "jitter").next,
             open_page=lambda worker_id: self.ledger.open_desk(worker_id, self.clock.now).page,
+            run=1,
         )
+        self.keeper = Keeper(self) if schedule.config.sessions.durable else None
         self.auditor = Auditor(self.ledger, self.fleet._tables, lambda desk, epoch: self.shell.has_unread(desk, epoch))
         self.shell = Shell(self, self.fleet)
         self.shell.start()
+        if self.keeper is not None:
+            self.keeper.begin()
         self.shell.step(MemoryRead(0.5))
         self.timers = len(self.fleet._tables.timers)
         for move in schedule.moves:
@@ -78,12 +84,19 @@ class World:
             client = self.clients[peer] = Client(self, number)
         return None if client.gone else client
 
-    def insider(self, name: str, principal: str, pid: int, read: Callable[[int], None]) -> Insider:
-        """Connect a worker's process for a principal. name: the worker's. read(id) is called for each answer."""
+    def insider(self, worker_id: str, principal: str, read: Callable[[int], None]) -> Insider:
+        """Connect a worker's process for a principal. read(id) is called for each answer."""
         self._insiders += 1
-        insider = Insider(self, INSIDERS_FROM + self._insiders, name, principal, pid, read)
+        insider = Insider(self, INSIDERS_FROM + self._insiders, worker_id, principal, read)
         self.clients[insider.peer] = insider
         return insider
+
+    def open_session(self, event: OpenSession) -> None:
+        """Have a session opened; note which one it is."""
+        self.shell.step(event)
+        session = self.fleet._tables.sessions.by_key.get(f"{event.principal}\0{event.id}")
+        if session is not None:
+            self.opened[event.principal, event.id] = session.generation
 
     def process_at(self, place: str) -> Process | None:
         """Return the latest process of a place."""
@@ -95,6 +108,8 @@ class World:
         """Stop all mischief: whatever hangs comes to its end, and no curse holds."""
         self._is_calm = True
         self.launcher.curses.clear()
+        if self.keeper is not None:
+            self.keeper.fails_until = 0.0
         self.shell.look(self.shell.step, MemoryRead(0.5))
         self.shell.look(self.shell.step, CpuRead(0.1))
         for process in list(self.processes.values()):

@@ -53,7 +53,13 @@ def _check_pool(sim: Sim, one: PoolEntry) -> None:
     mine = [entry for entry in sim.tables.requests.values() if entry.pool is one]
     assert sum(entry.rows for entry in mine if entry.state == QUEUED) == sum(entry.rows for entry in one.queue)
     assert one.queued == sum(entry.rows for entry in mine if entry.state in (QUEUED, WAITING))
-    followers = [entry for entry in mine if entry.keyed is not None and entry.keyed.runner is not entry]
+    keyed = [entry for entry in mine if entry.keyed is not None and entry.keyed.runner is not entry]
+    lined = [entry for entry in mine if entry.waits_for is not None]
+    turns = [entry for entry in mine if entry.session is not None and entry.request_id in entry.session.line]
+    followers = keyed + lined + turns
+    in_lines = {entry.request_id for worker in one.lined.values() for entry in worker.line or ()}
+    assert in_lines == {entry.request_id for entry in lined}
+    assert all(worker.line is not None and worker in one.ready for worker in one.lined.values())
     assert one.following == sum(entry.rows for entry in followers)
     assert all(entry.state == WAITING for entry in followers)
     assert one.in_flight == sum(entry.rows for entry in mine if entry.state in (DISPATCHED, RUNNING))

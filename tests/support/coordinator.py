@@ -125,10 +125,18 @@ class WireClient:
                     return message
             if time.monotonic() >= deadline:
                 raise AssertionError(f"no {kind.__name__} in {timeout_s} s; there is {list(self._inbox)}")
-            if self.dealer.socket.poll(50):
-                decoded = codec.decode(self.dealer.socket.recv_multipart())
-                assert decoded.problem is None, decoded.problem
-                self._inbox.extend(decoded.messages)
+            self._read(50)
+
+    def has(self, kind: type[Message]) -> bool:
+        """Return whether a message of this kind has come."""
+        self._read(0)
+        return any(type(message) is kind for message in self._inbox)
+
+    def _read(self, wait_ms: int) -> None:
+        if self.dealer.socket.poll(wait_ms):
+            decoded = codec.decode(self.dealer.socket.recv_multipart())
+            assert decoded.problem is None, decoded.problem
+            self._inbox.extend(decoded.messages)
 
     def request(self, operation: str, args: Any = None, **fields: Any) -> int:
         """Send a request; return its id."""

@@ -18,6 +18,8 @@ from pools.core.events import (
     Kill,
     Launch,
     Log,
+    ProgramSet,
+    ServedVersion,
     Signalled,
     Tick,
     WorkerDied,
@@ -32,6 +34,8 @@ from tests.support.books import check_books
 M = TypeVar("M")
 # A clock that starts at zero would make "never" and "at once" look the same.
 START_S = 1000.0
+# Clients in workers have numbers from here on.
+INSIDERS_FROM = 4001
 
 
 def pool(
@@ -70,6 +74,16 @@ def pool(
     )
 
 
+def deployed(name: str, version: int = 1, *, pool: str = "general", payload: bytes = b"spec") -> ProgramSet:
+    """Return the event of a program with one version, which is live."""
+    return ProgramSet(name, (ServedVersion(version, pool, payload),), {"live": version})
+
+
+def undeployed(name: str) -> ProgramSet:
+    """Return the event of a program that is gone."""
+    return ProgramSet(name, (), {})
+
+
 @dataclass
 class SimWorker:
     """A worker process as it sees itself. `attempts`: what it was sent and has not answered, by epoch."""
@@ -96,6 +110,7 @@ class Sim:
         lms: frozenset[str] = frozenset({"default"}),
         jitter: float = 1.0,
         ready: bool = True,
+        run: int = 1,
         **limits: Any,
     ) -> None:
         """limits: further fields of FleetConfig."""
@@ -108,12 +123,12 @@ class Sim:
         self.replies: dict[int, wire.Reply] = {}
         self.executed: set[int] = set()
         self._next_id: dict[bytes, int] = {}
-        self.insides: dict[int, bytes] = {}  # clients in workers, by pid
+        self.insides: dict[str, bytes] = {}  # clients in workers, by worker
         self.resumed: set[str] = set()  # workers whose attempts went on: what they hold may exceed their credit
         self._last_epoch = 0
         limits = {"client_rows": client_rows, "poison_deaths": 0, **limits}
         config = FleetConfig(pools=pools or (pool(),), homes=homes or {}, **limits)
-        self.fleet = Fleet(config, lms=lms, random=lambda: jitter, open_page=self._open_page)
+        self.fleet = Fleet(config, lms=lms, random=lambda: jitter, open_page=self._open_page, run=run)
         self.client = self.connect(1)
         self.fleet.start(self.now)
         self._collect()
@@ -136,10 +151,10 @@ class Sim:
         self._collect()
         check_books(self)
 
-    def connect(self, client_no: int, principal: str = "default", pid: int = 0) -> bytes:
+    def connect(self, client_no: int, principal: str = "default", worker_id: str = "") -> bytes:
         peer = f"client {client_no}".encode()
         self._next_id.setdefault(peer, wire.request_id_base(client_no))
-        self.handle(ClientConnected(client_no, principal, pid), peer)
+        self.handle(ClientConnected(client_no, principal, worker_id), peer)
         return peer
 
     def submit(self, operation: str = "echo", *, peer: bytes | None = None, **fields: Any) -> int:
@@ -213,8 +228,10 @@ class Sim:
 
     def inside(self, worker_id: str) -> bytes:
         """Return the client in a worker's process, connected on first use, for the default principal."""
-        pid = self.entry(worker_id).pid
-        return self.insides.get(pid) or self.insides.setdefault(pid, self.connect(pid, pid=pid))
+        if worker_id not in self.insides:
+            client_no = INSIDERS_FROM + len(self.insides)
+            self.insides[worker_id] = self.connect(client_no, worker_id=worker_id)
+        return self.insides[worker_id]
 
     def nest(self, parent_id: int, operation: str = "echo", **fields: Any) -> int:
         """Have the program of a request ask for another one, from its own process; return the id."""

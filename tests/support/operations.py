@@ -60,7 +60,8 @@ def deploying(ops: Operations) -> Iterator[Callable[..., None]]:
 
     def define(name: str, version: int = 1, **spec: Any) -> None:
         names.add(name)
-        ops.program(Program(name=name, program_version=version, payload=encode_value({"name": name, **spec})))
+        payload = encode_value({"name": name, **spec})
+        ops.program(Program(name=name, program_version=version, payload=payload, aliases=["live"]))
 
     yield define
     for name in names:

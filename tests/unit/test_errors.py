@@ -27,9 +27,13 @@ CASES = [
     (codes.TOO_LARGE, errors.TooLarge, {}),
     (codes.NOT_FOUND, errors.NotFound, {"suggestions": ["echo"]}),
     (codes.UNAVAILABLE, errors.Unavailable, {}),
+    (codes.UNAUTHENTICATED, errors.Unauthenticated, {}),
     (codes.VERSION_MISMATCH, errors.VersionMismatch, {}),
     (codes.LM_ERROR, errors.LMError, {"provider": "openai", "status": 429}),
     (codes.SANDBOX_MISSING, errors.SandboxMissing, {"sandbox": "deno", "module": "dspy.RLM"}),
+    (codes.STORAGE, errors.StorageError, {"file": "/data/store.sqlite3", "reason": "full"}),
+    (codes.SESSION_LOST, errors.SessionLost, {"reason": "expired", "session": "user-42"}),
+    (codes.WORKER_BUSY, errors.WorkerBusy, {"worker": "general-1.2", "session": "user-42"}),
     (errors.CONFIG_ERROR, errors.ConfigError, {"path": "pools", "problems": PROBLEMS}),
 ]  # fmt: skip
 

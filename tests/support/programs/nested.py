@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy  # type: ignore[import-untyped]
 
+from bridge import nesting
 from orchestrator import Final, Token, connect, connect_async
 
 
@@ -117,6 +118,28 @@ class Blocks(dspy.Module):  # type: ignore[misc]
 
     async def aforward(self) -> Any:
         return connect().execute("echo", 1)
+
+
+class Betrays(dspy.Module):  # type: ignore[misc]
+    """Tells by what its worker's clients are known, and where in its process that can be seen from outside."""
+
+    def forward(self, fails: bool = False) -> dict[str, Any]:
+        worker_id, token = nesting.credentials()
+        if fails:
+            raise RuntimeError(f"the token is {token}")
+        seen = []
+        for name in ("cmdline", "environ"):
+            with open(f"/proc/self/{name}", "rb") as file:
+                seen += [name] if token.encode() in file.read() else []
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{name}")
+            except FileNotFoundError:
+                continue  # the listing's own
+            if "memfd:" in target:
+                with open(f"/proc/self/fd/{name}", "rb") as file:
+                    seen += [target] if token.encode() in file.read() else []
+        return {"worker_id": worker_id, "token": token, "pid": os.getpid(), "seen": seen}
 
 
 KEPT: list[Any] = []

@@ -7,8 +7,8 @@ import pytest
 
 from bridge.protocol import messages as wire
 from bridge.protocol.errors import decode_error
-from pools.core.events import ClientConnected, Drain, Exited, ProgramDeployed, ProgramRemoved
-from tests.support.fleet import Sim, pool
+from pools.core.events import ClientConnected, Drain, Exited
+from tests.support.fleet import Sim, deployed, pool, undeployed
 
 # --- request ids --------------------------------------------------------------------------------------
 
@@ -243,9 +243,9 @@ def test_an_operation_runs_where_it_is_at_home_unless_told_otherwise() -> None:
 
 def test_a_program_runs_in_its_pool() -> None:
     sim = Sim(pool("general"), pool("neural"))
-    sim.handle(ProgramDeployed("neural", wire.Program(name="qa", payload=b"spec")))
+    sim.handle(deployed("qa", pool="neural"))
     assert sim.attempt(sim.submit("qa"))[0].worker_id == "neural-1.1"
-    sim.handle(ProgramRemoved("qa"))
+    sim.handle(undeployed("qa"))
     assert sim.attempt(sim.submit("qa"))[0].worker_id == "general-1.1"
 
 
@@ -265,11 +265,11 @@ def test_the_attempt_carries_the_request() -> None:
     sim = Sim()
     peer = sim.connect(5, principal="alice")
     request_id = sim.submit(
-        "qa", peer=peer, payload=b"xyz", rows=3, session="s", lm="default", traceparent="tp", depth=9,
+        "qa", peer=peer, payload=b"xyz", rows=3, lm="default", traceparent="tp", depth=9,
         flags=wire.FLAG_EVENTS, principal="mallory", epoch=99,
     )  # fmt: skip
     _, attempt = sim.attempt(request_id)
     assert attempt == wire.Request(
-        request_id=request_id, operation="qa", payload=b"xyz", rows=3, session="s", lm="default", traceparent="tp",
+        request_id=request_id, operation="qa", payload=b"xyz", rows=3, lm="default", traceparent="tp",
         depth=0, flags=wire.FLAG_EVENTS, principal="alice", pool="general", epoch=1,
     )  # fmt: skip

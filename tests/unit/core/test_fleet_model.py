@@ -19,14 +19,12 @@ from pools.core.events import (
     DrainWorker,
     Exited,
     MemoryRead,
-    ProgramDeployed,
-    ProgramRemoved,
     Resize,
     Restart,
     Signalled,
 )  # fmt: skip
 from tests.support.books import check_books
-from tests.support.fleet import Sim, SimWorker, pool
+from tests.support.fleet import Sim, SimWorker, deployed, pool, undeployed
 
 POOLS = ("general", "neural")
 INDEX = st.integers(0, 1 << 16)
@@ -222,7 +220,7 @@ class FleetModel(RuleBasedStateMachine):
         alive = [name for name in self.sim.tables.workers if not self.sim.process(name).dead]
         if alive:
             name = alive[which % len(alive)]
-            inside = self.sim.insides.get(self.sim.entry(name).pid)
+            inside = self.sim.insides.get(name)
             self.sim.died(name)
             if inside is not None and which % 2:
                 self.sim.handle(ClientGone(), inside)
@@ -244,10 +242,9 @@ class FleetModel(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.sim.run_until(self.sim.now + seconds)
 
-    @rule(where=st.sampled_from(POOLS), deployed=st.booleans())
-    def programs(self, where: str, deployed: bool) -> None:
-        event = ProgramDeployed(where, wire.Program(name="qa", payload=b"x")) if deployed else ProgramRemoved("qa")
-        self.sim.handle(event)
+    @rule(where=st.sampled_from(POOLS), version=st.integers(1, 3), is_there=st.booleans())
+    def programs(self, where: str, version: int, is_there: bool) -> None:
+        self.sim.handle(deployed("qa", version, pool=where) if is_there else undeployed("qa"))
 
     @rule(where=st.sampled_from(POOLS), size=st.integers(0, 3), max_size=st.sampled_from([None, None, 2, 5]))
     def resize(self, where: str, size: int, max_size: int | None) -> None:

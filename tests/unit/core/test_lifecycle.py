@@ -10,8 +10,6 @@ from pools.core.events import (
     ExitReason,
     Launch,
     LaunchFailed,
-    ProgramDeployed,
-    ProgramRemoved,
     ProtocolBroken,
     Signalled,
     Vanished,
@@ -305,36 +303,3 @@ def test_a_worker_is_killed_once_for_whatever_comes_first() -> None:
     sim.cancel(request_id, force=True)
     sim.run_until(sim.now + 20.0)
     assert sim.kills() == [("general-1.1", "echo did not stop within 1 s of being asked")]
-
-
-# --- programs -----------------------------------------------------------------------------------------
-
-
-def test_programs_are_told_to_every_worker_also_to_later_ones() -> None:
-    sim = Sim(pool("general", size=2), pool("neural"))
-    first = wire.Program(name="qa", program_version=1, payload=b"1")
-    second = wire.Program(name="qa", program_version=2, payload=b"2")
-    sim.handle(ProgramDeployed("neural", first))
-    sim.handle(ProgramDeployed("general", second))
-    for process in list(sim.processes.values()):
-        assert sim.sent_to(process.peer, wire.Program) == [first, second]
-    sim.die("general-1.1")
-    sim.boot("general-1.2")
-    assert sim.sent_to(sim.process("general-1.2").peer, wire.Program) == [second]
-    sim.handle(ProgramRemoved("qa"))
-    sim.handle(ProgramRemoved("qa"))
-    assert sim.sent_to(sim.process("general-1.2").peer, wire.Program) == [second, wire.Program(name="qa")]
-
-
-def test_a_worker_learns_programs_once_when_it_is_ready_and_before_their_requests() -> None:
-    sim = Sim(ready=False)
-    sim.hello()
-    gone, kept = wire.Program(name="old", payload=b"1"), wire.Program(name="qa", payload=b"2")
-    for program in (gone, kept):
-        sim.handle(ProgramDeployed("general", program))
-    sim.handle(ProgramRemoved("old"))
-    sim.submit("qa")
-    assert not sim.to_workers
-    sim.say("general-1.1", wire.Ready(slots=2))
-    assert [type(message) for _, message in sim.to_workers] == [wire.Program, wire.Request]
-    assert sim.to_workers[0][1] == kept

@@ -75,7 +75,7 @@ def test_calls_are_nested_eight_deep_and_no_deeper() -> None:
     assert not sim.tables.children
 
 
-def test_a_parent_is_one_that_runs_in_the_clients_own_process() -> None:
+def test_a_parent_is_one_that_runs_in_the_clients_own_worker() -> None:
     sim = Sim(pool(size=2, slots=1, prefetch=0))
     mine, others, queued = (sim.submit() for _ in range(3))
     sim.start(mine)
@@ -84,7 +84,7 @@ def test_a_parent_is_one_that_runs_in_the_clients_own_process() -> None:
     for parent_id in (others, queued):
         code, text = refusal(sim, sim.submit(peer=inside, parent_request_id=parent_id))
         assert (code, "does not run in this process" in text) == (INVALID_REQUEST, True)
-    outside = sim.connect(9, pid=77)
+    outside = sim.connect(9, worker_id="general-1.9")
     for peer in (outside, sim.client):
         assert sim.error(sim.submit(peer=peer, parent_request_id=mine)).details["path"] == "parent_request_id"
     assert sim.submit(peer=inside, parent_request_id=mine) in sim.tables.requests
@@ -106,8 +106,34 @@ def test_a_nested_request_is_made_for_its_parents_principal() -> None:
     code, text = refusal(sim, sim.nest(parent))
     assert code == INVALID_REQUEST
     assert "runs for 'alice', not 'default'" in text
-    pid = sim.entry().pid
-    assert sim.submit(peer=sim.connect(3, "alice", pid=pid), parent_request_id=parent) in sim.tables.requests
+    inside = sim.connect(3, "alice", worker_id="general-1.1")
+    assert sim.submit(peer=inside, parent_request_id=parent) in sim.tables.requests
+
+
+def test_who_serves_a_dead_workers_programs_has_no_part_in_its_successors() -> None:
+    sim = Sim()
+    parent = sim.submit(flags=wire.FLAG_IDEMPOTENT)
+    left = sim.inside("general-1.1")
+    sim.start(parent)
+    sim.die("general-1.1")
+    sim.tick(1.0)
+    sim.boot("general-1.2")
+    sim.tick(1.0)
+    sim.start(parent)
+    code, text = refusal(sim, sim.submit(peer=left, parent_request_id=parent))
+    assert (code, "does not run in this process" in text) == (INVALID_REQUEST, True)
+    assert sim.submit(peer=sim.inside("general-1.2"), parent_request_id=parent) in sim.tables.requests
+
+
+def test_who_serves_no_workers_programs_finds_no_parent_in_one_without_a_pid() -> None:
+    sim = Sim(ready=False)
+    sim.handle(wire.Hello(role="worker", worker_id="general-1.1"), sim.process().peer)
+    sim.say("general-1.1", wire.Ready(slots=1))
+    assert sim.entry().pid == 0
+    parent = sim.submit()
+    sim.start(parent)
+    assert sim.error(sim.submit(peer=sim.connect(2), parent_request_id=parent)).code == INVALID_REQUEST
+    assert sim.nest(parent) in sim.tables.requests
 
 
 def test_a_parent_that_has_ended_or_was_cancelled_gets_no_more_children() -> None:

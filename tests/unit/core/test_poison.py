@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from bridge.protocol.errors import BridgeError
-from bridge.protocol.messages import FLAG_IDEMPOTENT, Program, Request
+from bridge.protocol.messages import FLAG_IDEMPOTENT, Request
 from pools.config import RestartConfig
 from pools.core import isolation
-from pools.core.events import DropLetter, PardonLetter, ProgramDeployed
+from pools.core.events import DropLetter, PardonLetter
 from pools.core.poison import MAX_LETTERS, MAX_SUSPECTS, SUSPECT_S, Poison, fingerprint, shape
-from tests.support.fleet import Sim, pool
+from tests.support.fleet import Sim, deployed, pool
 
 BAD, GOOD = b"bad", b"good"
 
@@ -351,7 +351,7 @@ def test_a_pardoned_letter_has_one_chance() -> None:
 def test_a_program_that_is_deployed_anew_is_another_one() -> None:
     sim = Sim(poison_deaths=2)
     quarantined(sim)
-    sim.handle(ProgramDeployed("general", Program(name="work", program_version=1)))
+    sim.handle(deployed("work"))
     assert sim.submit("work", payload=BAD) in sim.tables.requests
 
 

@@ -22,7 +22,7 @@ def entry(principal: str = "a", priority: int = PRIORITY_NORMAL, rows: int = 1, 
     request_id = next(IDS)
     client = ClientEntry(b"", 1, principal, 0)
     message = Request(request_id=request_id, operation="echo", priority=priority, rows=rows)
-    return RequestEntry(request_id, client, message, POOL, rows, TIMES, at, None)
+    return RequestEntry(request_id, client, message, POOL, rows, TIMES, at, None, message.operation)
 
 
 def queue_of(*entries: RequestEntry) -> PoolQueue:

@@ -1,0 +1,1 @@
+"""Programs in the services process: versions are deployed, named, compared, and told to the coordinator."""
