@@ -1,4 +1,7 @@
-"""The names that no program may take: its calls would hide an operation, or be hidden by one."""
+"""What can be a name in a message, and the names that no program may take.
+
+A program's calls would hide an operation, or be hidden by one.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,17 @@ TAKEN_PREFIXES: Final = (
     "dspool.", "dspy.", "events.", "fault.", "jobs.", "metrics.", "pipelines.", "programs.", "services.", "session.",
     "sessions.", "store.", "validators.",
 )  # fmt: skip
+
+
+def is_text(name: str) -> bool:
+    """Return whether a text can be a name: messages, and stores, have no lone halves of surrogate pairs."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_taken(name: str) -> bool:

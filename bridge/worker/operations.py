@@ -63,9 +63,8 @@ class Asynchronous:
 def build(spec: WorkerSpec) -> Operations:
     """Import DSPy and return the operations of this worker. Called once, on the main thread, while the worker boots."""
     prepare_environment(spec.cache_dir)
-    import dspy  # type: ignore[import-untyped]
-
-    from bridge.worker import configuring, handlers, remembered, tools
+    _prepare_dspy()
+    from bridge.worker import tools
     from bridge.worker.embedding import Embedder
     from bridge.worker.embedding.operation import Embed
     from bridge.worker.lm import LanguageModels
@@ -75,11 +74,6 @@ def build(spec: WorkerSpec) -> Operations:
     from bridge.worker.programs import Programs
     from bridge.worker.scope import Scope
 
-    # Answers are not kept between requests: DSPy's keys leave out whose endpoint and whose key was used.
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    handlers.remember()
-    remembered.remember()
-    configuring.confine()
     tools.serve(spec)
     models = LanguageModels(spec.lms)
     scope = Scope(models)
@@ -153,6 +147,19 @@ def prepare_environment(cache_dir: str) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     if cache_dir:
         os.environ["DSPY_CACHEDIR"] = cache_dir
+
+
+def _prepare_dspy() -> None:
+    """Import DSPy, and change what workers need changed of it."""
+    import dspy  # type: ignore[import-untyped]
+
+    from bridge.worker import configuring, handlers, remembered
+
+    # Answers are not kept between requests: DSPy's keys leave out whose endpoint and whose key was used.
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    handlers.remember()
+    remembered.remember()
+    configuring.confine()
 
 
 def _ping(worker_id: str, args: Any, call: Call) -> dict[str, Any]:

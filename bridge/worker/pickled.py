@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bridge.worker import arguments
+from bridge.worker import arguments, plain_files
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ KEYS: Final = ("pickled", "sha256")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _PROGRAM: Final = "program.pkl"
 _METADATA: Final = "metadata.json"
-_READ_BYTES: Final = 1 << 20
+# Of a pickled program, and of each file in the folder of one.
+MAX_FILE_BYTES: Final = 512 << 20
 
 
 class Pickle(NamedTuple):
@@ -40,7 +41,8 @@ def digest(path: str | Path) -> str:
 
     Of a file: its SHA-256. Of a folder: the SHA-256 of the lines `<SHA-256 of a file>  ./<its path>` of all files in
     it, by path: `cd FOLDER && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`.
-    Raises OSError for what cannot be read, ValueError for a folder with links or with names of several lines.
+    Raises OSError for what cannot be read or is too large, ValueError for a folder with links or with names of several
+    lines.
     """
     path = Path(path)
     if not path.is_dir():
@@ -87,7 +89,7 @@ def unpickle(pickle: Pickle) -> Any:
 
 
 def _read_file(path: Path) -> Pickle:
-    data = path.read_bytes()
+    data = plain_files.read(path, MAX_FILE_BYTES)
     return Pickle(data, None, hashlib.sha256(data).hexdigest())
 
 
@@ -97,7 +99,7 @@ def _read_folder(path: Path) -> Pickle:
     used: dict[str, bytes] = {}
     for name in _names(path):
         if name in (_PROGRAM, _METADATA):
-            used[name] = (path / name).read_bytes()
+            used[name] = plain_files.read(path / name, MAX_FILE_BYTES)
             digests.append((name, hashlib.sha256(used[name]).hexdigest()))
         else:
             digests.append((name, _file_digest(path / name)))
@@ -122,9 +124,8 @@ def _names(folder: Path) -> list[str]:
 
 def _file_digest(path: Path) -> str:
     total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ_BYTES):
-            total.update(block)
+    for block in plain_files.blocks(path, MAX_FILE_BYTES):
+        total.update(block)
     return total.hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -24,9 +23,7 @@ from bridge.worker.running import arun_module, run_module
 from bridge.worker.scope import Scope
 from bridge.worker.versions import Version, Versions
 
-log = logging.getLogger(__name__)
-
-_SPEC_KEYS: Final = ("name", "version", "sha256", "target", "state", "config", "pool")
+_SPEC_KEYS: Final = ("name", "version", "sha256", "state", "config", "pool")
 
 
 class Programs:
@@ -70,8 +67,7 @@ class Programs:
         version = self._versions.find(program)
         if version is None:
             raise not_found("program", program, self.names(), advice="deploy it first")
-        spec = version.spec
-        return self._loader.load(spec, source=spec.get("source"), found=version.found)
+        return self._load(version)
 
     def load_operation(self, args: Any, call: Call) -> dict[str, Any]:
         """Operation `programs.load {name, target, state, config}`; keeps nothing.
@@ -157,29 +153,22 @@ class Programs:
         with imports.turn():
             loaded = version.loaded
             if loaded is None:
-                spec = version.spec
-                loaded = self._loader.load(spec, source=spec.get("source"), found=version.found)
-                self._check_unchanged(version, spec, loaded)
+                loaded = self._load(version)
                 self._versions.keep(version, loaded)
             return loaded
 
-    def _check_unchanged(self, version: Version, spec: Mapping[str, Any], loaded: Loaded) -> None:
-        """Tell of source that is not what was deployed any more; refuse it where that is an older version.
-
-        It is then most likely that of a newer one, and no call of this one may run it.
-        """
-        expected = spec.get("sha256")
-        if not expected or expected == loaded.sha256:
-            return
-        if not self._versions.is_superseded(version):
-            log.warning("program_changed_since_deployed: %s, sha256 %s, was %s", version, loaded.sha256, expected)
-            return
-        target = spec.get("target")
-        text = (
-            f"{version} cannot be loaded: the source of {target} is not what it was deployed with any more, and too "
-            "large to be kept with the version; deploy that source again"
-        )
-        raise BridgeError(REMOTE_ERROR, text, details={"type": "SourceChanged", "target": str(target)})
+    def _load(self, version: Version) -> Loaded:
+        """Load a version's program. One whose source is not kept with it must still be what was deployed."""
+        spec = version.spec
+        loaded = self._loader.load(spec, source=spec.get("source"), found=version.found)
+        expected, target = spec.get("source_sha256"), spec.get("target")
+        if expected and expected != loaded.source_sha256:
+            text = (
+                f"{version} cannot be loaded: the source of {target} is not what it was deployed with any more, and "
+                "not kept with the version (it is too large, or installed); deploy it again"
+            )
+            raise BridgeError(REMOTE_ERROR, text, details={"type": "SourceChanged", "target": str(target)})
+        return loaded
 
 
 def _check_name(name: str) -> None:

@@ -2,7 +2,7 @@
 
 They are found in the text of the import statements: nothing of them is run. What belongs to the project is what is not
 installed: no standard library, no folder of installed packages, none of this distribution's own. Imports nothing but
-the standard library: zygotes do, before they import anything else.
+the standard library, and what does so: zygotes do, before they import anything else.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from bridge.worker import plain_files
+
+# Of the file of a target.
+MAX_FILE_BYTES: Final = 16 << 20
 # Of one program. What is beyond is not looked at.
 MAX_FILES: Final = 2_000
 # Sources that are kept with a version, in all and packed: every worker is told of them.
@@ -109,13 +113,13 @@ def read(where: str, search: Sequence[str] | None = None) -> Sources:
     """Return the sources of a module, `package.module` or the path of a file, as they are on disk now.
 
     search: the folders in which modules are looked for; None = `sys.path`. A module that is not found, or has no
-    source, has none. Raises OSError for a file that cannot be read.
+    source, has none. Raises OSError for a file that cannot be read, or is too large.
     """
     folders = list(sys.path if search is None else search)
     importlib.invalidate_caches()
     if where.endswith(".py"):
         walk = _Walk([os.path.dirname(where), *folders])
-        walk.add(Source("", where, is_package=False, text=Path(where).read_bytes()))
+        walk.add(Source("", where, is_package=False, text=plain_files.read(where, MAX_FILE_BYTES)))
         walk.follow()
         return Sources("", walk.found)
     walk = _Walk(folders)

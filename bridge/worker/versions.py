@@ -70,7 +70,6 @@ class Versions:
         self._max_loaded = max_loaded
         self._versions: dict[str, dict[int, Version]] = {}
         self._aliases: dict[str, dict[str, int]] = {}
-        self._newest: dict[str, int] = {}
         self._callable: dict[str, Version] = {}
         self._loaded: set[Version] = set()
         self._lock = threading.Lock()
@@ -99,7 +98,6 @@ class Versions:
                 known[number] = version
             aliases = {alias: other for alias, other in aliases.items() if other != number}
             aliases.update(dict.fromkeys(message.aliases, number))
-            self._newest[name] = max(number, self._newest.get(name, 0))
         self._publish(name, known, aliases)
 
     def names(self) -> list[str]:
@@ -109,10 +107,6 @@ class Versions:
     def find(self, name: str) -> Version | None:
         """Return the version that a name stands for: `qa`, `qa@live`, `qa@7`."""
         return self._callable.get(name)
-
-    def is_superseded(self, version: Version) -> bool:
-        """Tell whether a newer version of the same program was ever told of."""
-        return version.number < self._newest.get(version.name, 0)
 
     def touch(self, version: Version) -> None:
         """Note that a version is called."""
@@ -146,7 +140,6 @@ class Versions:
             self._versions[name], self._aliases[name] = known, aliases
             if not known:
                 del self._versions[name], self._aliases[name]
-                self._newest.pop(name, None)
 
     def _names_of(self, name: str) -> set[str]:
         numbers, aliases = self._versions.get(name, {}), self._aliases.get(name, {})

@@ -6,19 +6,14 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from orchestrator.bench import crowd, lasting
 from orchestrator.bench.bare_fleet import BareFleet
-from orchestrator.bench.figures import Figure, table_of
-from orchestrator.bench.findings import Findings
+from orchestrator.bench.figures import Figure, FiguresReport
 from orchestrator.bench.machine import describe_machine
 from orchestrator.bench.subject import Dspool
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 SESSIONS: Final = 10_000
 PROGRAMS: Final = 1_000
@@ -29,37 +24,10 @@ _TURNS: Final = 5
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class ControlReport(Findings):
-    """What a run found."""
-
-    figures: list[Figure]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every limit is kept."""
-        return all(figure.holds for figure in self.figures)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything, JSON-ready."""
-        return {
-            "machine": dict(self.machine),
-            "settings": dict(self.settings),
-            "figures": [figure.as_json() for figure in self.figures],
-            "passed": self.passed,
-        }
-
-    def print(self, console: Console) -> None:
-        """Print the machine and the table."""
-        self.print_machine(console)
-        console.print(table_of(self.figures))
-        console.print("PASS" if self.passed else "FAIL", highlight=False)
-
-
 def run_control(
     *, seconds: float = 0.5, rounds: int = 5, sessions: int = SESSIONS, programs: int = PROGRAMS,
     folder: Path | None = None, say: Say = lambda text: None,
-) -> ControlReport:  # fmt: skip
+) -> FiguresReport:  # fmt: skip
     """Measure and return what was found.
 
     seconds: of each quantity in each round. sessions, programs: of the coordinator that is compared with an empty one;
@@ -71,7 +39,7 @@ def run_control(
         *_coordinators(folder or Path.home(), sessions, programs, seconds, rounds, say),
     ]
     settings = {"seconds": seconds, "rounds": rounds, "sessions": sessions, "programs": programs}
-    return ControlReport(describe_machine(), settings, figures)
+    return FiguresReport(describe_machine(), settings, figures)
 
 
 def _coordinators(where: Path, sessions: int, programs: int, seconds: float, rounds: int, say: Say) -> Iterator[Figure]:

@@ -7,9 +7,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from orchestrator.bench.findings import Findings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from rich.console import Console
     from rich.table import Table
 
 NAME_WIDTH: Final = 58
@@ -58,6 +61,33 @@ class Figure:
     def as_json(self) -> dict[str, Any]:
         """Return it JSON-ready, its runs included."""
         return {**asdict(self), "value": self.value, "holds": self.holds}
+
+
+@dataclass(frozen=True)
+class FiguresReport(Findings):
+    """What a run found, in figures: it is as it must be if every limit is kept."""
+
+    figures: list[Figure]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every limit is kept."""
+        return all(figure.holds for figure in self.figures)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, JSON-ready."""
+        return {
+            "machine": dict(self.machine),
+            "settings": dict(self.settings),
+            "figures": [figure.as_json() for figure in self.figures],
+            "passed": self.passed,
+        }
+
+    def print(self, console: Console) -> None:
+        """Print the machine, the table and the verdict."""
+        self.print_machine(console)
+        console.print(table_of(self.figures))
+        console.print("PASS" if self.passed else "FAIL", highlight=False)
 
 
 def quantile(values: list[float], share: float) -> float:

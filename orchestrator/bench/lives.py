@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.bench import bereaved
-from orchestrator.bench.figures import Figure, table_of
-from orchestrator.bench.findings import Findings
+from orchestrator.bench.figures import Figure, FiguresReport
 from orchestrator.bench.machine import describe_machine
 from orchestrator.bench.recovery import INTERVAL_S, LMS, POOL, Kill, LightLoad, kill_workers
 from orchestrator.owner import Orchestrator
@@ -45,33 +44,23 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class LivesReport(Findings):
+class LivesReport(FiguresReport):
     """What a run found. references: by name, what `bereaved` prints, or `{"error": text}`."""
 
-    figures: list[Figure]
     kills: list[Kill]
     references: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every limit is kept."""
-        return all(figure.holds for figure in self.figures)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, JSON-ready."""
         return {
-            "machine": dict(self.machine),
-            "settings": dict(self.settings),
-            "figures": [figure.as_json() for figure in self.figures],
+            **super().as_json(),
             "kills": [{name: getattr(kill, name) for name in Kill.__slots__} for kill in self.kills],
             "references": {name: dict(found) for name, found in self.references.items()},
-            "passed": self.passed,
         }
 
     def print(self, console: Console) -> None:
-        """Print the machine, the table and the references."""
-        self.print_machine(console)
-        console.print(table_of(self.figures))
+        """Print the machine, the table, the verdict and the references."""
+        super().print(console)
         for name, found in self.references.items():
             console.print(f"for reference, {name}: {_sentence(found)}", highlight=False, markup=False)
 

@@ -9,23 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
 from bridge.protocol.messages import FLAG_IDEMPOTENT, PRIORITY_HIGH
-from orchestrator.bench.figures import Figure, quantile, table_of
-from orchestrator.bench.findings import Findings
+from orchestrator.bench.figures import Figure, FiguresReport, quantile
 from orchestrator.bench.machine import describe_machine
 from orchestrator.bench.swarm import SHED, SUCCESS, Order, Outcomes, Swarmer
 from orchestrator.owner import Orchestrator
 from pools.worker_id import place_of
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from orchestrator.client.client import Client
 
 SECONDS: Final = 30.0
@@ -75,33 +72,7 @@ class Delicate(dspy.Module):
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class OverloadReport(Findings):
-    """What a run found."""
-
-    figures: list[Figure]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every limit is kept."""
-        return all(figure.holds for figure in self.figures)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything, JSON-ready."""
-        return {
-            "machine": dict(self.machine),
-            "settings": dict(self.settings),
-            "figures": [figure.as_json() for figure in self.figures],
-            "passed": self.passed,
-        }
-
-    def print(self, console: Console) -> None:
-        """Print the machine and the table."""
-        self.print_machine(console)
-        console.print(table_of(self.figures))
-
-
-def run_overload(*, seconds: float = SECONDS, say: Say = lambda text: None) -> OverloadReport:
+def run_overload(*, seconds: float = SECONDS, say: Say = lambda text: None) -> FiguresReport:
     """Measure and return what was found. seconds: how long each overload lasts; say: told what is going on."""
     work = Order(operation="sleep", args={"seconds": WORK_S}, seconds=seconds, pool=POOL)
     figures: list[Figure] = []
@@ -125,7 +96,7 @@ def run_overload(*, seconds: float = SECONDS, say: Say = lambda text: None) -> O
         say("retries: workers are killed while they hold work that may run again")
         figures += _retries(client, seconds)
     settings = {"seconds": seconds, "workers": WORKERS, "slots": SLOTS, "work_ms": WORK_S * 1000.0, "offered": OFFERED}
-    return OverloadReport(describe_machine(), settings, figures)
+    return FiguresReport(describe_machine(), settings, figures)
 
 
 @contextmanager

@@ -89,42 +89,41 @@ def _measure(
     chosen: list[str], pool: str, seconds: float | None, *, rounds: int, peers: bool, kills: int, model: str
 ) -> Findings:
     """Measure what was chosen, else calls; tell of each step on standard error."""
-    console = err()
-
-    def say(line: str) -> None:
-        console.print(line, markup=False)
-
     match chosen:
         case ["control"]:
             from orchestrator.bench.control import run_control
 
-            return run_control(seconds=seconds or _CELL_S, rounds=rounds, say=say)
+            return run_control(seconds=seconds or _CELL_S, rounds=rounds, say=_say)
         case ["services"]:
             from orchestrator.bench.services import SECONDS, run_services
 
-            return run_services(seconds=seconds or SECONDS, rounds=rounds, say=say)
+            return run_services(seconds=seconds or SECONDS, rounds=rounds, say=_say)
         case ["dspy"]:
             from orchestrator.bench.predicting import run_predicting
 
-            return run_predicting(seconds=seconds or 2 * _CELL_S, rounds=rounds, say=say)
+            return run_predicting(seconds=seconds or 2 * _CELL_S, rounds=rounds, say=_say)
         case ["embed"]:
             from orchestrator.bench.embedding import run_embedding
 
-            return run_embedding(embedder=model, rounds=rounds, say=say)
+            return run_embedding(embedder=model, rounds=rounds, say=_say)
         case ["overload"]:
             from orchestrator.bench.overload import SECONDS as OVERLOAD_S
             from orchestrator.bench.overload import run_overload
 
-            return run_overload(seconds=seconds or OVERLOAD_S, say=say)
+            return run_overload(seconds=seconds or OVERLOAD_S, say=_say)
         case ["lives"]:
             from orchestrator.bench.lives import run_lives
 
-            return run_lives(starts=rounds, kills=kills, say=say)
+            return run_lives(starts=rounds, kills=kills, say=_say)
         case ["native"]:
             from orchestrator.bench.native import run_native
 
-            return run_native(pool=pool, seconds=seconds or _CELL_S, rounds=rounds, say=say)
+            return run_native(pool=pool, seconds=seconds or _CELL_S, rounds=rounds, say=_say)
         case _:
             from orchestrator.bench import run
 
-            return run(pool=pool, seconds=seconds or _CELL_S, rounds=rounds, peers=peers, say=say)
+            return run(pool=pool, seconds=seconds or _CELL_S, rounds=rounds, peers=peers, say=_say)
+
+
+def _say(line: str) -> None:
+    err().print(line, markup=False)

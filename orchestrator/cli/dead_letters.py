@@ -67,11 +67,12 @@ def show(letter: LetterId, as_json: AsJson = False) -> None:
     if as_json:
         print_json(plain(found))
         return
+    console = out()
     for key, value in found.items():
         if key != _ARGS and value is not None:
-            typer.echo(_line(key, value))
+            console.print(_line(key, value), markup=False)
     if _ARGS in found:
-        typer.echo(f"{_ARGS}:\n{readable(found[_ARGS])}")
+        console.print(f"{_ARGS}:\n{readable(found[_ARGS])}", markup=False)
 
 
 def _line(key: str, value: Any) -> str:

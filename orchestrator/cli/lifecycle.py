@@ -56,6 +56,15 @@ def up(
     if reload and detach:
         raise InvalidRequest("--reload watches in the foreground: it cannot be used with --detach")
     settings = load(file)
+    starting, bound = _start(settings, detach)
+    if detach:
+        _up_detached(starting, bound, settings, as_json)
+    else:
+        _up_here(starting, bound, settings, reload)
+
+
+def _start(settings: Settings, detach: bool) -> tuple[Starting, Bound]:
+    """Start a coordinator and wait until it is bound. Raises Held where one is running, or a folder is in its way."""
     order: dict[str, Any] = {
         "config": None if settings.file is None else str(settings.file),
         "overrides": {},
@@ -72,14 +81,10 @@ def up(
         log = ensure_private(settings.run_dir) / LOG_FILE if detach else None
         starting = Starting(order, log, detached=detach)
         try:
-            bound = starting.bound(time.monotonic() + START_TIMEOUT_S)
+            return starting, starting.bound(time.monotonic() + START_TIMEOUT_S)
         except Unavailable as exc:
             # Before it is bound only directories can be in its way.
             raise Held(exc.message, exc.code, exc.retryable, exc.details) from None
-    if detach:
-        _up_detached(starting, bound, settings, as_json)
-    else:
-        _up_here(starting, bound, settings, reload)
 
 
 def _up_detached(starting: Starting, bound: Bound, settings: Settings, as_json: bool) -> None:

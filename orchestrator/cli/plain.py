@@ -6,9 +6,13 @@ import base64
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from bridge.protocol.values import Prediction
+
+# What moves the caret, or more, as terminals read it; ends of lines and tabs are not among them.
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_LINES: Final = str.maketrans({"\n": "\\n", "\t": "\\t"})
 
 
 def plain(value: Any) -> Any:
@@ -43,6 +47,16 @@ def readable(value: Any) -> str:
     if (shape := getattr(value, "shape", ())) and hasattr(value, "dtype"):
         return f"array of {value.dtype}, shape {tuple(shape)}\n{value}"
     return json.dumps(plain(value), indent=2, ensure_ascii=False)
+
+
+def printable(text: str) -> str:
+    """Return a text as it may be written to a terminal: what would steer that is shown as an escape."""
+    return text.translate(_CONTROLS)
+
+
+def in_line(text: str) -> str:
+    """Return a text of a stranger's, such as a name, as it may stand in a line: `printable`, and no line ends in it."""
+    return printable(text).translate(_LINES)
 
 
 def _indented(text: str) -> str:

@@ -14,7 +14,7 @@ from orchestrator.cli.arguments import parse_target, read_args
 from orchestrator.cli.coordinators import session
 from orchestrator.cli.failure import command
 from orchestrator.cli.listings import AsJson
-from orchestrator.cli.plain import duration, plain
+from orchestrator.cli.plain import duration, in_line, plain
 from orchestrator.cli.screen import fill, out, print_json, table
 from orchestrator.errors import InvalidRequest
 
@@ -143,7 +143,8 @@ def versions(name: ProgramName, as_json: AsJson = False) -> None:
             (
                 [
                     row["version"], ", ".join(row["aliases"]) or "-", row["pool"], _text(row["target"]),
-                    row["deployed_by"], duration(max(0.0, now - row["deployed_at"])), row["sha256"][:12], row["note"],
+                    row["deployed_by"], duration(max(0.0, now - row["deployed_at"])), row["sha256"][:12],
+                    in_line(row["note"]),
                 ]
                 for row in rows
             ),
@@ -167,7 +168,7 @@ def show(
     console = out()
     for key, value in found.items():
         if key not in _LONG:
-            console.print(f"{key}: {_line(value)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{key}: {in_line(_line(value))}", markup=False, highlight=False, soft_wrap=True)
     if found["state"] is not None:
         console.print(f"state:\n{json.dumps(found['state'], indent=2, ensure_ascii=False)}", markup=False)
 

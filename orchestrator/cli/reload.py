@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bridge.worker.sources import files
 from orchestrator.cli.plain import milliseconds
-from orchestrator.errors import Cancelled, DspoolError, InvalidRequest, RemoteError
+from orchestrator.errors import Cancelled, DspoolError, InvalidRequest, NotFound, RemoteError
 
 if TYPE_CHECKING:
     from orchestrator.client.client import Client
@@ -135,16 +135,17 @@ class Reloader:
             self._say(f"{name}: version {found.version} is live ({milliseconds(took_ms)} ms)")
 
     def _state(self, name: str, source: Mapping[str, Any]) -> Any:
-        """Return the state that the new version is to have: of its file, or of the live one. Raises DspoolError."""
+        """Return the state that the new version is to have: of its file, else of the live one. Raises DspoolError."""
         path = source.get("state")
         if path:
             try:
                 return json.loads(Path(path).read_bytes())
             except (OSError, ValueError, RecursionError) as exc:
                 raise InvalidRequest(f"{path} cannot be read: {exc}", path="state") from exc
-        if name in self._configured and source is self._configured[name]:
+        try:
+            return self._client.program_version(name)["state"]
+        except NotFound:  # a configured one that could not be deployed so far
             return None
-        return self._client.program_version(name)["state"]
 
 
 def _mark(file: str) -> Mark:

@@ -11,7 +11,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.plain import printable
+
 _PLAIN_WIDTH = 200
+
+
+class Screen(Console):
+    """A console that is steered by nothing in the texts that it prints, whoever wrote them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; see `Console.print`."""
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
 
 
 def out() -> Console:
@@ -25,7 +35,7 @@ def err() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    console = Screen(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     return console
@@ -47,11 +57,11 @@ def table(*headings: str, title: str | None = None, tight: bool = False) -> Tabl
 
 
 def fill(made: Table, rows: Iterable[Sequence[Any]]) -> Table:
-    """Add rows of anything that has a text; markup in it means nothing."""
+    """Add rows of anything that has a text; markup in it means nothing, nor does what would steer a terminal."""
     from rich.text import Text
 
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row))
     return made
 
 

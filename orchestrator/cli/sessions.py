@@ -11,21 +11,35 @@ from bridge.wallclock import unix_now
 from orchestrator.cli.coordinators import session
 from orchestrator.cli.failure import command
 from orchestrator.cli.listings import AsJson
-from orchestrator.cli.plain import duration, milliseconds, plain, readable
+from orchestrator.cli.plain import duration, in_line, milliseconds, plain, readable
 from orchestrator.cli.screen import fill, out, print_json, table
 from orchestrator.errors import NotFound
 
-app = typer.Typer(help="Sessions: calls that share a state and a conversation.", no_args_is_help=True)
+app = typer.Typer(
+    help="Sessions, calls that share a state and a conversation: list, show and end them.", invoke_without_command=True
+)
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="As `dspool sessions ls` shows it.")]
 # Shown apart from the rest.
 _LONG: Final = ("state", "history", "metrics")
 _SHOWN_CHARS: Final = 70
 
 
+@app.callback()
+@command
+def sessions(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the sessions of this user; with a command: show one, or end it."""
+    if context.invoked_subcommand is None:
+        _list(as_json=as_json)
+
+
 @app.command("ls")
 @command
 def list_sessions(as_json: AsJson = False) -> None:
     """List the sessions of this user."""
+    _list(as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
     with session() as client:
         rows = client.sessions()
     if as_json:
@@ -42,7 +56,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
         table(*headings, tight=True),
         (
             [
-                row["id"], "lost" if row["lost"] else row["worker"] or "-", row["calls"], row["waiting"],
+                in_line(row["id"]), "lost" if row["lost"] else row["worker"] or "-", row["calls"], row["waiting"],
                 "busy" if row["busy"] else duration(row["idle_s"]), duration(row["ttl_s"]), row["state_bytes"],
                 row["affinity"], row["on_loss"],
             ]
@@ -60,13 +74,15 @@ def show(name: SessionId, as_json: AsJson = False) -> None:
     if as_json:
         print_json(plain(found))
         return
+    console = out()
     for key, value in found.items():
         if key not in _LONG and value is not None:
-            typer.echo(f"{key}: {duration(value) if key.endswith('_s') else value}")
-    typer.echo(_metrics(found["metrics"]))
-    typer.echo(f"state:\n{readable(found['state'])}")
+            text = duration(value) if key.endswith("_s") else in_line(str(value))
+            console.print(f"{key}: {text}", markup=False)
+    console.print(_metrics(found["metrics"]), markup=False)
+    console.print(f"state:\n{readable(found['state'])}", markup=False)
     if found["history"]:
-        out().print(_turns(found["history"]))
+        console.print(_turns(found["history"]))
 
 
 def _metrics(found: Mapping[str, Any]) -> str:
@@ -109,4 +125,4 @@ def expire(name: SessionId, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"id": name, "expired": True})
     else:
-        out().print(f"session {name} has ended", markup=False)
+        out().print(f"session {in_line(name)} has ended", markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -33,6 +32,7 @@ from orchestrator.client.cancelling import Cancelling
 from orchestrator.client.future import CancelOutcome, Future, Ticket
 from orchestrator.client.link import ADVICE, open_link
 from orchestrator.client.open import OPEN
+from orchestrator.client.overdue import GUARD_S, Overdue, unanswered
 from orchestrator.client.request import ORDINARY, Terms
 from orchestrator.client.room import Room, Route
 from orchestrator.client.sharing import Payload, Sharing
@@ -40,10 +40,6 @@ from orchestrator.client.shield import shield
 from orchestrator.client.tool_calls import ToolHost, parent_of_tool, refuse
 from orchestrator.errors import Cancelled, DeadlineExceeded, DspoolError, Unavailable, from_bridge
 
-# How long past its deadline a request may be unanswered before it is failed here: the coordinator is late, or stuck.
-GUARD_S: Final = 0.2
-# Where this process itself stood still, answers may be there that nobody has read: so it is failed at the second look.
-_LOOK_AGAIN_S: Final = 0.1
 # After the line's end the last answers may still be on their way into our socket.
 _LAST_WORDS_S: Final = 0.005
 # A process that dies or leaves loses its sockets a moment before it is seen to be dead.
@@ -79,7 +75,7 @@ class Connection(Cancelling):
         self._last_id = request_id_base(welcome.client_no)
         self._futures: dict[int, Future] = {}
         self._tickets: dict[int, Ticket] = {}
-        self._overdue: set[int] = set()  # requests without an answer in time, at the last look
+        self._overdue = Overdue()
         self._room = self.room_class(welcome.max_in_flight, welcome.window_rows or welcome.max_in_flight)
         self.route = self._room.route
         self.tool_host = ToolHost()
@@ -300,21 +296,12 @@ class Connection(Cancelling):
 
     def _look(self, now: float, callbacks: list[Future]) -> float:
         """Fail what was overdue at the last look and still is."""
-        late = now - GUARD_S
-        due = [(one.deadline, one) for one in self._futures.values() if one.deadline is not None]
-        overdue = {one.request_id for deadline, one in due if deadline <= late}
-        text = (
-            f"the coordinator (pid {self.coordinator_pid}) has not answered {GUARD_S:g} s after the deadline: "
-            "it may be stopped or stuck, or late on a busy machine"
-        )
-        for request_id in self._overdue & overdue:
-            self._fail(request_id, DeadlineExceeded(text, stage="coordinator"), callbacks)
-        if self._overdue:
+        overdue, look_again_at = self._overdue.look(self._futures, now)
+        for request_id in overdue:
+            self._fail(request_id, unanswered(self.coordinator_pid), callbacks)
+        if overdue:
             self._room.offer()
-        self._overdue = overdue & self._futures.keys()
-        # Many deadlines in a row are looked at together.
-        next_s = min((deadline for deadline, one in due if not one.done()), default=math.inf) + GUARD_S
-        return max(next_s, now + _LOOK_AGAIN_S)
+        return look_again_at
 
     # --- the end ------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from bridge.protocol import codec
 from bridge.protocol.errors import decode_error
 from bridge.protocol.messages import PROTOCOL_VERSION, Hello, Refused, Welcome
 from bridge.transport import Dealer
+from orchestrator.client.request import check_name
 from orchestrator.errors import Unavailable, VersionMismatch, from_bridge
 from orchestrator.rundir import process_ticks
 from orchestrator.version import package_version
@@ -56,6 +57,8 @@ def open_link(
 
     Raises Unavailable if nobody answers in `timeout_s`, and what the coordinator says if it refuses.
     """
+    if principal:
+        check_name("principal", principal)
     hello = Hello(
         package_version=package_version(), run_id=run_id, pid=os.getpid(), role="client", principal=principal,
         token=token.encode(), worker_id=worker_id,

@@ -16,6 +16,7 @@ from bridge.protocol.messages import (
     PRIORITY_NORMAL,
     ToolCall,
 )
+from bridge.protocol.names import is_text
 from orchestrator.client.future import Future
 from orchestrator.client.sharing import Payload
 from orchestrator.errors import DspoolError, InvalidRequest, from_bridge
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 MAX_NAME_CHARS: Final = 200
 MAX_SECONDS: Final = 366 * 24 * 3600.0
+_NAME: Final = "a text of 1 to {} characters without lone surrogates"
 PRIORITIES: Final = {"high": PRIORITY_HIGH, "normal": PRIORITY_NORMAL, "low": PRIORITY_LOW}
 
 
@@ -108,8 +110,9 @@ def request_fields(
 
 def check_request(operation: str, pool: str | None, deadline_s: float | None, lm: str | None) -> None:
     """Raise InvalidRequest that names the argument at fault, if one is."""
-    if type(operation) is not str or not 0 < len(operation) <= MAX_NAME_CHARS:
-        raise _invalid("operation", f"a text of 1 to {MAX_NAME_CHARS} characters", operation)
+    is_short = type(operation) is str and 0 < len(operation) <= MAX_NAME_CHARS
+    if not is_short or not (operation.isascii() or is_text(operation)):
+        raise _invalid("operation", _NAME.format(MAX_NAME_CHARS), operation)
     if deadline_s is not None:
         check_seconds(deadline_s)
     if pool is not None:
@@ -131,10 +134,8 @@ def request_terms(
     one_of("priority", priority, tuple(PRIORITIES))
     if not isinstance(idempotent, bool):
         raise _invalid("idempotent", "True or False", idempotent)
-    if idempotency_key is not None and (
-        not isinstance(idempotency_key, str) or not 0 < len(idempotency_key) <= MAX_KEY_CHARS
-    ):
-        raise _invalid("idempotency_key", f"a text of 1 to {MAX_KEY_CHARS} characters", idempotency_key)
+    if idempotency_key is not None:
+        check_name("idempotency_key", idempotency_key, MAX_KEY_CHARS)
     if session is not None:
         check_session(session)
         if idempotency_key is not None:
@@ -147,15 +148,16 @@ def request_terms(
 
 def check_session(name: Any) -> str:
     """Return the name of a session as given, if it can be one. Raises InvalidRequest."""
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or "\0" in name:
-        raise _invalid("session", f"a text of 1 to {MAX_NAME_CHARS} characters without NUL", name)
-    return name
+    session = check_name("session", name)
+    if "\0" in session:
+        raise _invalid("session", f"{_NAME.format(MAX_NAME_CHARS)} and NUL", name)
+    return session
 
 
-def check_name(path: str, name: Any) -> str:
-    """Return the name of a pool, a language model … as given, if it can be one."""
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS:
-        raise _invalid(path, f"a text of 1 to {MAX_NAME_CHARS} characters", name)
+def check_name(path: str, name: Any, most: int = MAX_NAME_CHARS) -> str:
+    """Return the name of a pool, a language model … as given, if it can be one. Raises InvalidRequest."""
+    if not isinstance(name, str) or not 0 < len(name) <= most or not is_text(name):
+        raise _invalid(path, _NAME.format(most), name)
     return name
 
 

@@ -6,9 +6,9 @@ A handle names one session: when that has expired, was ended, or was lost with i
 
 from __future__ import annotations
 
-from collections.abc import Generator, ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import Callable, Generator, ItemsView, Iterator, Mapping, MutableMapping, ValuesView
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from bridge.protocol.errors import BridgeError
 from bridge.protocol.kept import read_state, read_turn
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from orchestrator.client.client import Client
     from orchestrator.client.future import Future
     from orchestrator.client.stream import AsyncStream, Stream
+
+T = TypeVar("T")
 
 AFFINITIES: Final = ("hint", "strict_queue", "strict_fail_fast")
 ON_LOSS: Final = ("restore", "fail")
@@ -96,12 +98,12 @@ class SessionPlans:
         Each has operation, inputs, outputs, ok, error (a code, or None), at (unix seconds), run_ms and worker; omitted
         names what was too large to be kept.
         """
-        return Call("dspool.session", self._named(), read=lambda found: _read_turns(found["turns"]))
+        return self._read(lambda found: _read_turns(found["turns"]), "turns")
 
     @remote
     def metrics(self) -> Call[dict[str, Any]]:
         """Return count, mean_ms, p95_ms, success_rate and trend ("improving", "steady" or "degrading") of its calls."""
-        return Call("dspool.session", self._named(), read=lambda found: found["metrics"])
+        return self._read(lambda found: found["metrics"], "metrics")
 
     @remote
     def expire(self) -> Call[bool]:
@@ -110,11 +112,11 @@ class SessionPlans:
 
     @remote
     def _place(self) -> Call[str | None]:
-        return Call("dspool.session", self._named(), read=lambda found: found["worker"])
+        return self._read(lambda found: found["worker"])
 
     @remote
     def _state(self) -> Call[dict[str, Any]]:
-        return Call("dspool.session", self._named(), read=lambda found: _read_state(found["state"]))
+        return self._read(lambda found: _read_state(found["state"]), "state")
 
     @remote
     def _put_state(self, values: Mapping[str, Any]) -> Call[None]:
@@ -126,6 +128,10 @@ class SessionPlans:
 
     def _terms(self, priority: str = "normal", idempotent: bool = False) -> Terms:
         return request_terms(priority, idempotent, None, self.id, self._opened())
+
+    def _read(self, read: Callable[[Mapping[str, Any]], T], *parts: str) -> Call[T]:
+        """Return the call that reads of the session its row and these parts alone: the others may be large."""
+        return Call("dspool.session", {**self._named(), "parts": list(parts)}, read=read)
 
     def _named(self) -> dict[str, Any]:
         return {"id": self.id, "generation": self._opened()}
@@ -316,7 +322,8 @@ def opening(id: str, ttl_s: float | None, affinity: str | None, on_loss: str | N
 
 
 def _read_info(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {**found, "state": _read_state(found["state"]), "history": _read_turns(found["turns"])}
+    history = _read_turns(found["turns"])
+    return {**found, "turns": len(history), "state": _read_state(found["state"]), "history": history}
 
 
 def _read_state(data: bytes) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from bridge.protocol.errors import closest
-from orchestrator.config.model import PATTERNS, SHAPE_TAGS, FileModel, KeyPath, keys_at
+from orchestrator.config.fields import PATTERNS
+from orchestrator.config.model import SHAPE_TAGS, FileModel, KeyPath, keys_at
 from orchestrator.config.source import Layer, last_set, origin_of, show_path
 
 # Values below keys that look like these are never shown.

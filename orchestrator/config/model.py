@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -22,74 +21,33 @@ from pydantic import (
     model_validator,
 )
 
-from bridge.protocol.names import is_taken
+from orchestrator.config.fields import (
+    MAX_SECONDS,
+    MODEL,
+    MODULE,
+    URL,
+    AnyText,
+    LMName,
+    OperationName,
+    Part,
+    PoolName,
+    ProgramName,
+    Seconds,
+    ServerName,
+    Text,
+    VariableName,
+    auto_or_number,
+    check,
+    is_plain,
+)
 from pools.config import MAX_SIZE
 
 KeyPath = tuple[str | int, ...]
 
-MAX_SECONDS: Final = 30 * 24 * 3600.0
-
 # How errors name the choice that was taken between two shapes of a value. No key looks like these.
 _BOUNDS_TAG, _NUMBER_TAG, _MAPPING_TAG, _NAME_TAG = "<bounds>", "<number>", "<mapping>", "<name>"
 SHAPE_TAGS: Final = frozenset({_BOUNDS_TAG, _NUMBER_TAG, _MAPPING_TAG, _NAME_TAG})
-
-
-def _auto_or_number(low: int, high: int, *, otherwise: str = "") -> tuple[Any, ...]:
-    """Return the annotations of a value that is `auto` or a whole number."""
-
-    def check(value: Any) -> Any:
-        if value == "auto" or (type(value) is int and low <= value <= high):
-            return value
-        numbers = f"a whole number from {low} to {high}"
-        raise ValueError(f"must be auto, {numbers} or {otherwise}" if otherwise else f"must be auto or {numbers}")
-
-    shape = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": low, "maximum": high}]}
-    return PlainValidator(check), WithJsonSchema(shape)
-
-
-def _check(condition: Callable[[Any], bool], message: str) -> AfterValidator:
-    def check(value: Any) -> Any:
-        if not condition(value):
-            raise ValueError(message)
-        return value
-
-    return AfterValidator(check)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and value - value == 0)
-
-
-# What each pattern means, for those who meet it in an error.
-PATTERNS: Final = {
-    (_POOL_NAME := r"^[a-z][a-z0-9_-]{0,39}$"): "must be lower-case letters, digits, _ and -, up to 40, a letter first",
-    (_LM_NAME := r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"): "must be letters, digits, _ . and -, up to 80",
-    (_VARIABLE_NAME := r"^[A-Za-z_][A-Za-z0-9_]*$"): "must be the name of an environment variable",
-    (_MODEL := r"^[^/\s]+/\S+$"): "must be provider/name, such as openai/gpt-4o-mini or offline/knn",
-    (_MODULE := r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"): "must be the name of a module, such as mypkg.models",
-    (_URL := r"^https?://[^\s/]\S*$"): "must be an http:// or https:// address",
-    (_PROGRAM_NAME := r"^[A-Za-z_][A-Za-z0-9_.-]{0,99}$"): "must be letters, digits, _ . -, up to 100, no digit first",
-}
 _STORE_URL: Final = re.compile(r"postgresql(\+psycopg)?://\S+")
-
-PoolName = Annotated[str, Field(pattern=_POOL_NAME)]
-LMName = Annotated[str, Field(pattern=_LM_NAME)]
-ServerName = LMName
-ProgramName = Annotated[
-    str,
-    Field(pattern=_PROGRAM_NAME),
-    _check(lambda name: not is_taken(name), "must not be a built-in operation's name"),
-]
-VariableName = Annotated[str, Field(pattern=_VARIABLE_NAME)]
-AnyText = Annotated[str, _check(lambda text: "\0" not in text, "must not hold a NUL character")]
-Text = Annotated[AnyText, Field(min_length=1)]
-Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
-Part = Annotated[float, Field(gt=0, le=1)]
-OperationName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Strict(BaseModel):
@@ -115,7 +73,7 @@ class RestartModel(Strict):
         Annotated[
             list[Seconds],
             Field(min_length=2, max_length=2),
-            _check(lambda pair: pair[0] <= pair[1], "must be [first, longest], the first not above the longest"),
+            check(lambda pair: pair[0] <= pair[1], "must be [first, longest], the first not above the longest"),
         ]
         | None
     ) = None
@@ -146,7 +104,7 @@ _BOUNDS: Final = {
     "required": ["max"],
     "additionalProperties": False,
 }
-_Number = Annotated[int | Literal["auto"], *_auto_or_number(0, MAX_SIZE, otherwise="{min: …, max: …}")]
+_Number = Annotated[int | Literal["auto"], *auto_or_number(0, MAX_SIZE, otherwise="{min: …, max: …}")]
 Size = Annotated[
     Annotated[SizeModel, Tag(_BOUNDS_TAG)] | Annotated[_Number, Tag(_NUMBER_TAG)],
     Discriminator(_shape_of_size),
@@ -193,9 +151,9 @@ class PoolModel(Strict):
 
     size: Size = "auto"
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None
-    prefetch: Annotated[int | Literal["auto"], *_auto_or_number(0, 256)] = "auto"
+    prefetch: Annotated[int | Literal["auto"], *auto_or_number(0, 256)] = "auto"
     launcher: Literal["zygote", "spawn"] | None = None
-    preload: list[Annotated[str, Field(pattern=_MODULE)]] = []
+    preload: list[Annotated[str, Field(pattern=MODULE)]] = []
     max_queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     default_deadline_s: Seconds | None = None
     heartbeat_interval_s: Seconds | None = None
@@ -216,11 +174,11 @@ class PoolModel(Strict):
 class LMModel(Strict):
     """One language model, called by its name."""
 
-    model: Annotated[str, Field(pattern=_MODEL)]
+    model: Annotated[str, Field(pattern=MODEL)]
     api_key: SecretStr | None = None
-    api_base: Annotated[str, Field(pattern=_URL)] | None = None
+    api_base: Annotated[str, Field(pattern=URL)] | None = None
     params: Annotated[
-        dict[str, Any], _check(_is_plain, "must hold plain values: text, finite numbers, lists, mappings")
+        dict[str, Any], check(is_plain, "must hold plain values: text, finite numbers, lists, mappings")
     ] = {}
     timeout_s: Seconds = 60.0
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32
@@ -231,17 +189,17 @@ class EmbedderModel(Strict):
 
     model: Annotated[
         str,
-        Field(pattern=_MODEL),
-        _check(
+        Field(pattern=MODEL),
+        check(
             lambda model: model == "offline/hash" or not model.startswith("offline/"),
             "must be offline/hash (the only one built in), sentence-transformers/FOLDER_OR_PACKAGE or provider/name",
         ),
     ] = "offline/hash"
     dim: Annotated[int, Field(ge=16, le=4096)] | None = None
     api_key: SecretStr | None = None
-    api_base: Annotated[str, Field(pattern=_URL)] | None = None
+    api_base: Annotated[str, Field(pattern=URL)] | None = None
     params: Annotated[
-        dict[str, Any], _check(_is_plain, "must hold plain values: text, finite numbers, lists, mappings")
+        dict[str, Any], check(is_plain, "must hold plain values: text, finite numbers, lists, mappings")
     ] = {}
     timeout_s: Seconds = 60.0
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -252,7 +210,7 @@ class McpModel(Strict):
 
     command: Annotated[list[Text], Field(min_length=1)] | None = None
     env: dict[VariableName, AnyText] = {}
-    url: Annotated[str, Field(pattern=_URL)] | None = None
+    url: Annotated[str, Field(pattern=URL)] | None = None
 
     @model_validator(mode="after")
     def _one_way_to_it(self) -> Self:
@@ -269,7 +227,7 @@ class StoreModel(Strict):
     url: (
         Annotated[
             SecretStr,
-            _check(
+            check(
                 lambda url: _STORE_URL.fullmatch(url.get_secret_value()) is not None,
                 "must be null (a file in data_dir) or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE",
             ),
@@ -304,7 +262,7 @@ class DegradationModel(Strict):
 
 def _check_target(value: Any) -> Any:
     if (isinstance(value, str) and ":" in value.strip(":") and "\0" not in value) or (
-        isinstance(value, dict) and value and _is_plain(value)
+        isinstance(value, dict) and value and is_plain(value)
     ):
         return value
     raise ValueError("must be package.module:Class, file.py:Class or a mapping such as {module: …, signature: …}")
@@ -320,7 +278,7 @@ class ProgramModel(Strict):
     ]
     pool: PoolName = "general"
     state: Text | None = None
-    config: Annotated[dict[str, Any], _check(_is_plain, "must be plain values with text keys")] | None = None
+    config: Annotated[dict[str, Any], check(is_plain, "must be plain values with text keys")] | None = None
 
 
 class SecurityModel(Strict):

@@ -113,6 +113,18 @@ class Births:
         if launch.worker_id not in self._pages:
             raise OSError(f"no memory or descriptor for the started-slots page of {launch.worker_id}")
         pool = settings.fleet.pool(launch.pool)
+        return LaunchSpec(
+            worker_id=launch.worker_id,
+            python=pool.python or sys.executable,
+            worker_spec=encode_spec(self._worker_spec(launch, pool)),
+            slots_fd=self._pages[launch.worker_id].fd,
+            env=environment(settings, {**device_of(pool, launch.place), **pool.env}, os.environ),
+            zygote=zygote_spec(pool),
+        )
+
+    def _worker_spec(self, launch: Launch, pool: PoolConfig) -> WorkerSpec:
+        """Return what a worker is told, with new tokens for it and for its clients."""
+        settings = self._settings
         token = self._tokens[launch.worker_id] = secrets.token_bytes(32)
         client_token = self._client_tokens[launch.worker_id] = secrets.token_hex(32)
         spec = WorkerSpec(
@@ -144,15 +156,8 @@ class Births:
         if pool.internal:
             # None of it is for the coordinator's own process, which runs no code of users and finds none of theirs.
             told = orders(settings).as_plain()
-            spec = replace(spec, builder=BUILDER, services=told, lms={}, embedder={}, mcp={}, python_path=[])
-        return LaunchSpec(
-            worker_id=launch.worker_id,
-            python=pool.python or sys.executable,
-            worker_spec=encode_spec(spec),
-            slots_fd=self._pages[launch.worker_id].fd,
-            env=environment(settings, {**device_of(pool, launch.place), **pool.env}, os.environ),
-            zygote=zygote_spec(pool),
-        )
+            return replace(spec, builder=BUILDER, services=told, lms={}, embedder={}, mcp={}, python_path=[])
+        return spec
 
     def admits(self, hello: Hello) -> bool:
         """Return whether this Hello comes from the worker it names; a token works once."""

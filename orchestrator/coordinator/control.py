@@ -24,6 +24,7 @@ from bridge.protocol.values import decode_value, encode_value
 from orchestrator.config import Settings, show
 from orchestrator.coordinator.asking import Asking
 from orchestrator.coordinator.dead_letters import DeadLetters
+from orchestrator.coordinator.event_log import EventLog
 from orchestrator.coordinator.event_polls import EventPolls
 from orchestrator.coordinator.internal import Internal
 from orchestrator.coordinator.sessions import Sessions
@@ -44,7 +45,7 @@ class Control:
 
     def __init__(
         self, fleet: Fleet, launcher: Launcher, settings: Settings, *, wire: Callable[[], dict[str, int]],
-        cgroups: dict[str, Any], version: str, drain_s: float, started_at: float, polls: EventPolls,
+        cgroups: dict[str, Any], version: str, drain_s: float, started_at: float, events: EventLog, polls: EventPolls,
     ) -> None:  # fmt: skip
         self._fleet = fleet
         self._launcher = launcher
@@ -56,7 +57,9 @@ class Control:
         self._started_at = started_at
         self._log = structlog.get_logger("dspool.coordinator")
         self.asking = Asking(fleet, started_at)
-        self._internal = Internal(fleet, durable=settings.fleet.sessions.durable)
+        self._internal = Internal(
+            fleet, events, durable=settings.fleet.sessions.durable, programs=settings.programs
+        )  # fmt: skip
         self._dead_letters = DeadLetters(fleet)
         self._sessions = Sessions(fleet)
         self._polls = polls
@@ -91,13 +94,16 @@ class Control:
             if name == "dead_letter_requeue":
                 self._requeue(peer, request, args, now)
                 return None
+            if name == "session_expire":
+                ended = self._sessions.expire(peer, args, now, _ok(request.request_id, True))
+                return None if ended else _ok(request.request_id, False)
             of_sessions = self._sessions.operations.get(name)
             if of_sessions is not None:
                 return _ok(request.request_id, of_sessions(peer, args, now))
             operation = self._operations.get(name)
             if operation is None:
-                names = (*self._operations, *self._sessions.operations, "events", "dead_letter_requeue")
-                known = [CONTROL_PREFIX + known for known in names]
+                others = ("session_expire", "events", "dead_letter_requeue")
+                known = [CONTROL_PREFIX + name for name in (*self._operations, *self._sessions.operations, *others)]
                 raise not_found("operation", request.operation, known)
             return _ok(request.request_id, operation(args, now))
         except BridgeError as error:

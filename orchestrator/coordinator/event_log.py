@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from bridge.wallclock import unix_now
-from orchestrator.coordinator.run_counter import RunCounter
+from orchestrator.coordinator.run_counter import FILE_NAME, RunCounter
 
 RUN_SHIFT: Final = 32
 MAX_EVENTS: Final = 10_000
@@ -82,6 +82,29 @@ class EventLog:
             which = f"run {before}" if before else "an earlier run"
             why = f"{which} did not end in order: its last events were not saved"
             self._add("events_lost", "warning", {"why": why, **({"of_run": before} if before else {})})
+
+    def go_above(self, run: int) -> None:
+        """Have this run's number, and those of its events, be above a run's whose events the store has.
+
+        What this data directory has of earlier runs is not told any more: the store has others of these numbers.
+        """
+        before = self._counter.number
+        if run < before:
+            return
+        self._counter.go_above(run)
+        raised_by = (self.run - before) << RUN_SHIFT
+        own = [event for event in self._kept if event.seq > before << RUN_SHIFT]
+        dropped = len(self._kept) - len(own)
+        self._kept.clear()
+        self._sizes.clear()
+        self._bytes = 0
+        self.last += raised_by
+        for event in own:
+            self._keep(event._replace(seq=event.seq + raised_by))
+        why = f"the store has been used by run {run}: {FILE_NAME} is of another data directory, or older"
+        self.tell("run_renumbered", "warning", run=self.run, before=before, why=why)
+        if dropped:
+            self.tell("events_lost", "warning", why=f"{dropped} events of earlier runs have numbers that others have")
 
     def tell(self, event: str, level: str = "info", /, *, quiet: bool = False, **fields: Any) -> None:
         """Take note of an event. quiet: it is not for the operator's log."""

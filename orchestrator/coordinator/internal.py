@@ -5,16 +5,24 @@ What it tells is taken from nobody but the clients of its living worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bridge.protocol.errors import INVALID_REQUEST, UNAUTHENTICATED, BridgeError
 from bridge.wallclock import unix_now
 from orchestrator.config import Settings
+from orchestrator.coordinator.event_log import EventLog
 from orchestrator.coordinator.sessions import image_of
 from orchestrator.rundir import STORE_FILE
 from orchestrator.services.orders import Orders
-from pools.core.events import ProgramSet, ProgramsSynced, ServedVersion, SessionRestored, SessionsSynced
+from pools.core.events import (
+    ProgramSet,
+    ProgramsSynced,
+    ServedVersion,
+    SessionRestored,
+    SessionsSynced,
+    SessionUnrestored,
+)
 from pools.core.fleet import Fleet
 from pools.services import NAME
 
@@ -42,17 +50,24 @@ class Internal:
     store: what it has said of the store that is open, None = none is, or it has said nothing yet.
     """
 
-    def __init__(self, fleet: Fleet, *, durable: bool) -> None:
-        """durable: whether sessions are kept in the store."""
+    def __init__(self, fleet: Fleet, events: EventLog, *, durable: bool, programs: Iterable[str]) -> None:
+        """durable: whether sessions are kept in the store. programs: the names of those of the configuration."""
         self._fleet = fleet
+        self._events = events
         self._durable = durable
         self._restored = False
+        self._known_store = ""
+        # Each once in a run: who deploys by hand after that is not undone by a new services process.
+        self._to_deploy = dict.fromkeys(programs)
         self.store: dict[str, Any] | None = None
         self.operations: dict[str, Callable[[dict[str, Any], float], Any]] = {
-            "program_problems": self._program_problems,
+            "program_configured": self._program_configured,
             "program_set": self._program_set,
             "program_sync": self._program_sync,
+            "programs_to_deploy": lambda args, now: list(self._to_deploy),
             "session_restore": self._session_restore,
+            "store_known": lambda args, now: self._known_store,
+            "store_opened": self._store_opened,
             "store_state": self._store_state,
         }
 
@@ -75,11 +90,18 @@ class Internal:
             raise _bad(exc) from None
         self._fleet.handle(event, now)
 
-    def _program_problems(self, args: dict[str, Any], now: float) -> None:
-        problems = args.get("problems")
-        if not isinstance(problems, dict):
-            raise _bad(TypeError("problems"))
-        self._fleet.program_problems = {str(name): str(problem) for name, problem in problems.items()}
+    def _program_configured(self, args: dict[str, Any], now: float) -> None:
+        """Take note of what became of a program of the configuration."""
+        try:
+            name, problem, left = str(args["name"]), str(args["problem"]), bool(args["left"])
+        except KeyError as exc:
+            raise _bad(exc) from None
+        if problem:
+            self._fleet.program_problems[name] = problem
+        else:
+            self._fleet.program_problems.pop(name, None)
+        if not left:
+            self._to_deploy.pop(name, None)
 
     def _program_sync(self, args: dict[str, Any], now: float) -> None:
         try:
@@ -89,26 +111,46 @@ class Internal:
         self._fleet.handle(ProgramsSynced(names), now)
 
     def _session_restore(self, args: dict[str, Any], now: float) -> bool:
-        """Take sessions that the store has; return whether more are wanted. Once all are here, they live here."""
+        """Take sessions that the store has; return whether more are wanted. Once all are here, they live here.
+
+        One that cannot be read is told of, and left where it is.
+        """
         if self._restored or not self._durable:
             return False
         try:
-            images = [image_of(row, unix_now()) for row in args["rows"]]
-            last = bool(args["last"])
-        except (KeyError, TypeError, ValueError) as exc:
+            rows, last = list(args["rows"]), bool(args["last"])
+        except (KeyError, TypeError) as exc:
             raise _bad(exc) from None
-        for image in images:
-            self._fleet.handle(SessionRestored(image), now)
+        for row in rows:
+            self._fleet.handle(_restored(row), now)
         if last:
             self._restored = True
             self._fleet.handle(SessionsSynced(), now)
         return not last
+
+    def _store_opened(self, args: dict[str, Any], now: float) -> None:
+        """Take note of the store that this run has. Its first sync: numbers are above those that it has seen."""
+        try:
+            identity, last_run = str(args["identity"]), int(args["last_run"])
+        except (KeyError, TypeError, ValueError) as exc:
+            raise _bad(exc) from None
+        if not self._known_store:
+            self._known_store = identity
+            self._events.go_above(last_run)
+            self._fleet.run = self._events.run
 
     def _store_state(self, args: dict[str, Any], now: float) -> None:
         self.store = args.get("store")
         self._fleet.store_problem = problem = str(args.get("problem") or "")
         if problem and self.store is None and not self._restored:
             self._fleet.handle(SessionsSynced(problem), now)
+
+
+def _restored(row: Any) -> SessionRestored | SessionUnrestored:
+    try:
+        return SessionRestored(image_of(row, unix_now()))
+    except BridgeError as unreadable:
+        return SessionUnrestored(unreadable.message)
 
 
 def _bad(exc: Exception) -> BridgeError:

@@ -8,9 +8,11 @@ from typing import Final
 from bridge.protocol.codec import Decoded
 from bridge.protocol.errors import INVALID_REQUEST, UNAVAILABLE, VERSION_MISMATCH, BridgeError, encode_error
 from bridge.protocol.messages import PROTOCOL_VERSION, Hello, Invalid, Message, Refused
+from bridge.protocol.names import is_text
 
 BAD_MESSAGES: Final = 10
 _TABLE_SIZE: Final = 4096
+MAX_PRINCIPAL_CHARS: Final = 200
 
 
 class Peers:
@@ -75,4 +77,8 @@ class Peers:
             error = BridgeError(
                 UNAVAILABLE, f"this is run {self._run_id}, not {hello.run_id[:32]}: discover the coordinator again"
             )
+        elif len(hello.principal) > MAX_PRINCIPAL_CHARS or "\0" in hello.principal or not is_text(hello.principal):
+            # It is kept with its sessions: a store that refuses one keeps no other's.
+            text = f"principal: it has 1 to {MAX_PRINCIPAL_CHARS} characters, no NUL and no lone surrogate"
+            error = BridgeError(INVALID_REQUEST, text, details={"path": "principal"})
         return Refused(payload=encode_error(error)) if error is not None else None

@@ -80,14 +80,12 @@ class Reactor:
         self._workers = Workers(backend, fleet, settings, identity, launcher, births, confinement, events)
         self._control = Control(
             fleet, launcher, settings, wire=self._wire_stats, cgroups=confinement.document(), version=identity.version,
-            drain_s=drain_s, started_at=clock(), polls=self._polls,
+            drain_s=drain_s, started_at=clock(), events=events, polls=self._polls,
         )  # fmt: skip
         self._saving = EventSaving(events, self._control.asking, fleet)
         self._control.stats["events"] = self._saving.state
         self._keeping = SavingSessions(fleet, self._control.asking, events)
-        self.watching.add(backend.fileno(), lambda now: self._workers.read(now, self._frames))
-        self.watching.add(frontend.fileno(), lambda now: self._clients.read(now, self._frames))
-        self.watching.add(launcher.fileno(), self._workers.read_launcher)
+        self._launcher = launcher
 
     # --- the outside ------------------------------------------------------------------------------
 
@@ -109,6 +107,9 @@ class Reactor:
 
     def run(self) -> None:
         """Run until drained, told to leave, or left by the owner."""
+        self.watching.add(self._backend.fileno(), lambda now: self._workers.read(now, self._frames))
+        self.watching.add(self._frontend.fileno(), lambda now: self._clients.read(now, self._frames))
+        self.watching.add(self._launcher.fileno(), self._workers.read_launcher)
         now = self._clock()
         self._fleet.start(now, self._needed)
         self._perform(now)
@@ -247,6 +248,7 @@ class Reactor:
 
     def _say_last_words(self) -> None:
         """Give the last answers a moment to leave; then close what is ours."""
+        self._keeping.end()
         self._events.end()
         self._clients.send(self._polls.answer_all(), self._clock())
         until = self._clock() + _LAST_WORDS_S

@@ -68,6 +68,14 @@ class RunCounter:
             begun.number = max(number, clock)
         return begun
 
+    def go_above(self, run: int) -> None:
+        """Have a higher number than another run, which is known from elsewhere: it is on the disk when this returns."""
+        self.number = min(max(self.number, run + 1), _MAX_RUN)
+        try:
+            _write(self._file, {"run": self.number})
+        except OSError as exc:
+            structlog.get_logger("dspool.coordinator").warning("run_not_counted", file=str(self._file), error=str(exc))
+
     def end(self, tail: Rows) -> None:
         """Note that the run has ended in order, and what the next one is to know of it (JSON). Raises OSError."""
         _write(self._file, {"run": self.number, "tail": tail})

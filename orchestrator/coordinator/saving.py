@@ -6,7 +6,7 @@ from typing import Final
 
 from bridge.protocol.errors import decode_error
 from bridge.protocol.messages import ERROR, Reply
-from bridge.protocol.values import encode_value
+from bridge.protocol.values import decode_value, encode_value
 from bridge.wallclock import unix_now
 from orchestrator.coordinator.asking import Asking
 from orchestrator.coordinator.event_log import EventLog
@@ -48,6 +48,8 @@ class SavingSessions:
             self._under_way = False
             if reply.status != ERROR:
                 self._note("")
+                for refused in decode_value(reply.payload or b"")["refused"]:
+                    self._events.tell("session_not_kept", "error", **refused)
                 self._not_before = 0.0
                 self._fleet.handle(SessionsSaved(token), now)
                 return
@@ -62,6 +64,12 @@ class SavingSessions:
 
         self._under_way = True
         self._asking.ask("sessions.save", payload, replied, now, deadline_ms=_LIMIT_MS)
+
+    def end(self) -> None:
+        """Tell of what this run has not had kept: it ends now."""
+        if left := self._fleet.unkept_sessions:
+            why = self._fleet.sessions_problem or "the coordinator has left before it was"
+            self._events.tell("sessions_not_kept", "warning", count=left, why=why)
 
     def _is_due(self, now: float) -> bool:
         """Return whether it is worth trying now. Before the end there is one more try, for which the store is awaited.

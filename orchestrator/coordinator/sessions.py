@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bridge.protocol.errors import INVALID_REQUEST, NOT_FOUND, SESSION_LOST, BridgeError, shown
+from bridge.protocol.messages import Reply
 from pools.core.events import ExpireSession, OpenSession, SessionImage
 from pools.core.fleet import Fleet
+from pools.core.session import Session
 
 # Rows that are listed unless told otherwise, and at most: the thread that does it serves everybody.
 _ROWS: Final = 1000
 
 Operation = Callable[[bytes, dict[str, Any], float], Any]
+# What is told of one session beside its row, as it is kept; state and turns may be large.
+_PARTS: Final[dict[str, Callable[[Session], Any]]] = {
+    "metrics": lambda session: session.calls.metrics(),
+    "state": lambda session: session.state,
+    "turns": lambda session: [turn for _, turn in session.turns],
+}
 
 
 class Sessions:
@@ -25,7 +33,6 @@ class Sessions:
             "session_open": self._open,
             "sessions": self._rows,
             "session": self._show,
-            "session_expire": self._expire,
         }
 
     def _open(self, peer: bytes, args: dict[str, Any], now: float) -> dict[str, Any]:
@@ -52,21 +59,17 @@ class Sessions:
         return {"sessions": rows, "total": self._fleet.session_count(self._fleet.principal_of(peer))}
 
     def _show(self, peer: bytes, args: dict[str, Any], now: float) -> dict[str, Any]:
-        """Return a session's row, `metrics`, `state` and `turns` as they are kept."""
+        """Return a session's row, and its `parts` that are asked for (see `_PARTS`), else all of them."""
+        parts = _parts(args)
         principal = self._fleet.principal_of(peer)
         session = self._fleet.session(principal, _id(args), _generation(args), now)
-        return {
-            **session.row(now),
-            "metrics": session.calls.metrics(),
-            "state": session.state,
-            "turns": [turn for _, turn in session.turns],
-        }
+        return {**session.row(now), **{part: _PARTS[part](session) for part in parts}}
 
-    def _expire(self, peer: bytes, args: dict[str, Any], now: float) -> bool:
-        """End a session; return whether it was there."""
-        event = ExpireSession(self._fleet.principal_of(peer), _id(args), _generation(args))
+    def expire(self, peer: bytes, args: dict[str, Any], now: float, answer: Reply) -> bool:
+        """End a session; return whether it was there. Then `answer` goes out when that is kept."""
+        event = ExpireSession(self._fleet.principal_of(peer), _id(args), _generation(args), answer)
         try:
-            self._fleet.handle(event, now)
+            self._fleet.handle(event, now, peer)
         except BridgeError as error:
             if error.code not in (NOT_FOUND, SESSION_LOST):
                 raise
@@ -152,6 +155,13 @@ def _generation(args: Mapping[str, Any]) -> int:
     if not isinstance(generation, int) or isinstance(generation, bool):
         raise _invalid("generation", f"{shown(generation)} is no generation of a session")
     return generation
+
+
+def _parts(args: Mapping[str, Any]) -> Iterable[str]:
+    parts = args.get("parts", list(_PARTS))
+    if not isinstance(parts, list) or not all(isinstance(part, str) and part in _PARTS for part in parts):
+        raise _invalid("parts", f"{shown(parts)} is no list of some of {', '.join(_PARTS)}")
+    return parts
 
 
 def _word(args: Mapping[str, Any], path: str) -> str | None:

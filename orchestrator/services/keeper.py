@@ -25,12 +25,17 @@ Report = Callable[[Mapping[str, Any] | None, str], None]
 class StoreKeeper:
     """The one store of this process: `keeper()` returns it, open, or raises StorageError. Thread-safe.
 
-    where: as `Store.open` takes it. sync: called with a store that has just been opened, before anybody else gets it.
+    where: as `Store.open` takes it. known: returns the identity that the store must have, "" = any, and there may be
+    none yet: it is made. sync: called with a store that has just been opened, before anybody else gets it.
     report: told of each change for better or worse. again_s: how often one that could not be opened is tried again.
     """
 
-    def __init__(self, where: str, *, sync: Callable[[Store], None], report: Report, again_s: float = AGAIN_S) -> None:
+    def __init__(
+        self, where: str, *, known: Callable[[], str], sync: Callable[[Store], None], report: Report,
+        again_s: float = AGAIN_S,
+    ) -> None:  # fmt: skip
         self._where = where
+        self._known = known
         self._again_s = again_s
         self._sync = sync
         self._report = report
@@ -61,7 +66,7 @@ class StoreKeeper:
     def open(self, hold_s: float = HOLD_S) -> None:
         """Open the store, or take note of why not: then it is tried again in the background until it is open.
 
-        hold_s: how long another process that holds it may take to end. Raises what `sync` raises.
+        hold_s: how long another process that holds it may take to end. Raises what `known` and `sync` raise.
         """
         with self._lock:
             self._open(hold_s)
@@ -71,7 +76,7 @@ class StoreKeeper:
     def _open(self, hold_s: float = 0.0) -> None:
         store = None
         try:
-            store = Store.open(self._where)
+            store = Store.open(self._where, known=self._known())
             store.hold(hold_s)
             self._opening = store
             self._sync(store)

@@ -51,13 +51,25 @@ class Link:
         """Hand over sessions of the store. last: these are the last ones. Return False if no more are wanted."""
         return bool(self._tell("dspool.session_restore", {"rows": [dict(row) for row in rows], "last": last}))
 
+    def known_store(self) -> str:
+        """Return the identity of the store that this run of the coordinator has, "" = none was opened yet."""
+        return str(self._tell("dspool.store_known", {}))
+
+    def store_opened(self, identity: str, last_run: int) -> None:
+        """Say which store this run has from now on, and the latest run that has left events or sessions there."""
+        self._tell("dspool.store_opened", {"identity": identity, "last_run": last_run})
+
     def report_store(self, store: Mapping[str, Any] | None, problem: str) -> None:
         """Say which store is open, None = none is, and what is wrong with it, "" = nothing."""
         self._tell("dspool.store_state", {"store": None if store is None else dict(store), "problem": problem})
 
-    def report_programs(self, problems: Mapping[str, str]) -> None:
-        """Say which programs of the configuration could not be deployed, and why."""
-        self._tell("dspool.program_problems", {"problems": dict(problems)})
+    def programs_to_deploy(self) -> list[str]:
+        """Return the programs of the configuration that this run has not been told of, or that they are left."""
+        return [str(name) for name in self._tell("dspool.programs_to_deploy", {})]
+
+    def report_program(self, name: str, problem: str, *, left: bool) -> None:
+        """Say why a program of the configuration could not be deployed, "" = it was. left: it will be tried again."""
+        self._tell("dspool.program_configured", {"name": name, "problem": problem, "left": left})
 
     def close(self) -> None:
         """Ask for nothing more."""

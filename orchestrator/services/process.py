@@ -69,7 +69,7 @@ class Services:
 
     def __init__(self, link: Link, orders: Orders, *, faults: bool) -> None:
         self._link = link
-        self._keeper = StoreKeeper(orders.store, sync=self._sync, report=self._report)
+        self._keeper = StoreKeeper(orders.store, known=link.known_store, sync=self._sync, report=self._report)
         self._programs = Programs(self._keeper, link, orders.programs, allow_pickled=orders.allow_pickled)
         self._parts: list[Part] = [self._programs, Events(self._keeper)]
         if orders.durable:
@@ -121,6 +121,7 @@ class Services:
         return value
 
     def _sync(self, store: Store) -> None:
+        self._link.store_opened(store.identity(), store.last_run())
         for part in self._parts:
             part.sync(store)
 

@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol
 from bridge.wallclock import unix_now
 from bridge.worker import arguments
 from bridge.worker.call import Call
-from orchestrator.services.store import SessionRow, SessionSave, Store
+from orchestrator.errors import InvalidRequest
+from orchestrator.services.store import SessionKey, SessionRow, SessionSave, Store
 
 _SAVE: Final = "sessions.save"
 # What is handed over at a time.
@@ -35,15 +36,24 @@ class Sessions:
         """Return what it can be asked, by name."""
         return {_SAVE: self.save}
 
-    def save(self, args: Any, call: Call) -> dict[str, int]:
-        """Operation `sessions.save {sessions}`: keep what changed, all or nothing. Each is a `SessionSave`."""
+    def save(self, args: Any, call: Call) -> dict[str, Any]:
+        """Operation `sessions.save {sessions}`: keep what changed, all or nothing. Each is a `SessionSave`.
+
+        Those that no database takes are left out: `refused` says which, and why.
+        """
         rows = arguments.read(args, _SAVE, required=("sessions",))["sessions"]
         try:
             changes = [SessionSave(**row) for row in rows]
         except TypeError as exc:
             raise arguments.invalid("sessions", f"{_SAVE} takes sessions: {exc}") from exc
-        self._store().sessions.save(changes)
-        return {"saved": len(changes)}
+        stored = self._store().sessions
+        refused: dict[SessionKey, str] = {}
+        try:
+            stored.save(changes, check=call.check)
+        except InvalidRequest:
+            refused = stored.save_most(changes, check=call.check)
+        told = [{"principal": principal, "session": id_, "why": why} for (principal, id_), why in refused.items()]
+        return {"saved": len(changes) - len(refused), "refused": told}
 
     def sync(self, store: Store) -> None:
         """Hand all sessions over that have not expired meanwhile. Raises DspoolError."""

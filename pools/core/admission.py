@@ -234,13 +234,8 @@ def _accept(
     pool, times, runs = route
     rows = message.rows
     request_id = message.request_id
-    deadline: float | None
-    if message.deadline_ms is not None:
-        deadline = now + message.deadline_ms / 1000.0
-    elif pool.config.default_deadline_s is not None:
-        deadline = now + pool.config.default_deadline_s
-    else:
-        deadline = None
+    limit_s = pool.config.default_deadline_s if message.deadline_ms is None else message.deadline_ms / 1000.0
+    deadline = None if limit_s is None else now + limit_s
     entry = RequestEntry(request_id, client, message, pool, rows, times, now, deadline, runs)
     tables.requests[request_id] = entry
     if deadline is not None:
@@ -325,12 +320,12 @@ def _full(
         yielding = who_yields(pool.queue, limit, client.principal, message.priority, message.rows, excess)
         if not yielding:
             crowded = tables.modes.why_little(pool, message)
-            text = crowded or f"pool {pool.name} has {queued} requests queued (limit {limit})"
+            text = crowded or f"{pool.title} has {queued} requests queued (limit {limit})"
             return overloaded(pool, text, message.rows)
         for entry in yielding:
             if entry.state != QUEUED:
                 continue  # one before it had others with its key behind it, and what runs for them changed the queue
-            shed(tables, entry, f"the queue of pool {pool.name} is full, and others are due more of it", now)
+            shed(tables, entry, f"the queue of {pool.title} is full, and others are due more of it", now)
     return None
 
 

@@ -296,6 +296,11 @@ class PoolEntry:
         self.shed = 0
 
     @property
+    def title(self) -> str:
+        """What users are told that it is: they know an internal one as a process, not as a pool of theirs."""
+        return f"the {self.name} process" if self.config.internal else f"pool {self.name}"
+
+    @property
     def waiting_rows(self) -> int:
         """How many rows wait for any worker. Who follows another's work, or waits for one worker, takes no room."""
         return self.queued - self.following

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridge.protocol.messages import Request
+from bridge.protocol.messages import Reply, Request
 
 # --- how a worker ended -------------------------------------------------------------------------
 
@@ -218,11 +218,15 @@ class OpenSession(msgspec.Struct, frozen=True):
 
 
 class ExpireSession(msgspec.Struct, frozen=True):
-    """A session is to end, now. generation: of the one that is meant, 0 = any. Refused: BridgeError."""
+    """A session is to end, now. generation: of the one that is meant, 0 = any. Refused: BridgeError.
+
+    answer: for who asks, when the end is kept where sessions are.
+    """
 
     principal: str
     id: str
     generation: int = 0
+    answer: Reply | None = None
 
 
 class SessionImage(msgspec.Struct, frozen=True):
@@ -259,6 +263,12 @@ class SessionRestored(msgspec.Struct, frozen=True):
     """A session was kept by a run before."""
 
     image: SessionImage
+
+
+class SessionUnrestored(msgspec.Struct, frozen=True):
+    """A session was kept by a run before, and cannot be restored."""
+
+    why: str
 
 
 class SessionsSynced(msgspec.Struct, frozen=True):

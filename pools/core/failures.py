@@ -1,16 +1,15 @@
-"""Requests that fail, told one by one while they are few; of many some are told, the others are counted."""
+"""Requests that fail, told one by one while they are few; of many some are told, the others are counted.
+
+All read the event log: what the error says is its caller's alone, for it may hold what was asked.
+"""
 
 from __future__ import annotations
-
-from typing import Final
 
 from bridge.protocol.errors import decode_error
 from bridge.protocol.messages import Reply
 from pools.core.entries import NOT_ASKED, RequestEntry
 from pools.core.events import Log
 from pools.core.tables import Tables
-
-_ERROR_CHARS: Final = 200
 
 
 def failed(tables: Tables, entry: RequestEntry, reply: Reply, total_ms: float, now: float) -> None:
@@ -21,14 +20,13 @@ def failed(tables: Tables, entry: RequestEntry, reply: Reply, total_ms: float, n
     if change is not None and change.tail and change.tail < len(payload):
         payload = payload[: -change.tail]
     error = decode_error(payload)
-    first_line = error.message.partition("\n")[0]
     fields: dict[str, object] = {
         "request_id": entry.request_id,
         "operation": entry.message.operation,
         "pool": entry.pool.name,
         "principal": entry.client.principal,
         "code": error.code,
-        "error": first_line if len(first_line) <= _ERROR_CHARS else first_line[: _ERROR_CHARS - 1] + "…",
+        "type": error.details.get("type"),
         "worker": entry.worker.worker_id if entry.worker is not None else None,
         "attempt": entry.attempts,
         "total_ms": round(total_ms, 1),

@@ -24,6 +24,7 @@ from pools.core import (
     pauses,
     programs,
     service,
+    session_restoring,
     session_saves,
     sessions,
     tools,
@@ -52,6 +53,7 @@ from pools.core.events import (
     SessionsSaved,
     SessionsSynced,
     SessionsUnsaved,
+    SessionUnrestored,
     Tick,
     WorkerDied,
     WorkerExited,
@@ -67,6 +69,7 @@ Handler = Callable[[Tables, Any, float, bytes], None]
 
 def _on_tick(tables: Tables, event: Tick, now: float, peer: bytes) -> None:
     cancellation.expire(tables, now)  # first: what is out of time asks for nothing any more
+    session_saves.expire(tables, now)
     tables.run_timers(now)
     lifecycle.stop_if_idle(tables, now)
 
@@ -116,8 +119,9 @@ _HAPPENINGS: Final[dict[type, Handler]] = {
     CpuRead: on_cpu_read,
     OpenSession: sessions.on_open,
     ExpireSession: sessions.on_expire,
-    SessionRestored: sessions.on_restored,
-    SessionsSynced: sessions.on_synced,
+    SessionRestored: session_restoring.on_restored,
+    SessionUnrestored: session_restoring.on_unrestored,
+    SessionsSynced: session_restoring.on_synced,
     SessionsSaved: _on_saved,
     SessionsUnsaved: session_saves.on_unsaved,
     Drain: lifecycle.on_drain,
@@ -190,6 +194,8 @@ class Fleet:
         tables = self._tables
         deadline = tables.deadlines.next_due()
         timer = tables.next_timer()
+        if tables.saves is not None and (due := tables.saves.next_due()) is not None:
+            deadline = due if deadline is None else min(deadline, due)
         if deadline is None or timer is None:
             return timer if deadline is None else deadline
         return min(deadline, timer)
@@ -254,13 +260,18 @@ class Fleet:
         return internal.is_trusted(self._tables, peer)
 
     @property
-    def program_problems(self) -> dict[str, str]:
-        """Programs of the configuration that could not be deployed, and why, as the services process has said last."""
-        return self._tables.program_problems
+    def run(self) -> int:
+        """The number of this run, which may grow meanwhile: what was numbered before keeps its number."""
+        return self._tables.sessions.run
 
-    @program_problems.setter
-    def program_problems(self, problems: dict[str, str]) -> None:
-        self._tables.program_problems = problems
+    @run.setter
+    def run(self, number: int) -> None:
+        self._tables.sessions.run = number
+
+    @property
+    def program_problems(self) -> dict[str, str]:
+        """Programs of the configuration that could not be deployed, and why: whoever is told keeps it."""
+        return self._tables.program_problems
 
     @property
     def store_problem(self) -> str:
@@ -335,6 +346,12 @@ class Fleet:
         """Whether sessions are to be kept: the shell takes them, has them kept, and says how that went."""
         saves = self._tables.saves
         return saves is not None and saves.unsaved
+
+    @property
+    def unkept_sessions(self) -> int:
+        """How many sessions are to be kept, or on their way to be."""
+        saves = self._tables.saves
+        return 0 if saves is None else saves.backlog
 
     def await_unsaved(self) -> None:
         """Have the end wait for what could not be kept: it is about to be tried again."""

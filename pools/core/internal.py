@@ -42,8 +42,8 @@ def objection(tables: Tables, client: ClientEntry, pool: PoolEntry, message: Req
     if message.operation in tables.config.inner and client.client_no:
         known = [name for name, home in tables.config.homes.items() if home == pool.name]
         return not_found("operation", message.operation, [name for name in known if name not in tables.config.inner])
-    for path, given in (("idempotency_key", message.idempotency_key), ("session", message.session)):
-        if given:
+    for path in ("idempotency_key", "session", "in_session", "worker"):
+        if getattr(message, path):
             text = f"{path}: {message.operation} takes none; it is done or not, and may be asked for again"
             return BridgeError(INVALID_REQUEST, text, details={"path": path})
     return None
@@ -57,7 +57,7 @@ def refusal(pool: PoolEntry, now: float) -> BridgeError | None:
     if not pool.was_ready or pool.ready:
         return None
     after_s = max(_RETRY_S, pool.places[1].not_before - now)
-    text = f"the {pool.name} process is being started again; calls go on meanwhile. Try again in {after_s:.1f} s"
+    text = f"{pool.title} is being started again; calls go on meanwhile. Try again in {after_s:.1f} s"
     return unavailable(text, retry_after_s=after_s)
 
 
@@ -71,7 +71,7 @@ def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, no
         dispatch.release(tables, worker, epoch)
         if entry.state == SETTLED:
             continue
-        text = f"the {pool.name} process ended ({cause}) before {entry.message.operation} was answered"
+        text = f"{pool.title} ended ({cause}) before {entry.message.operation} was answered"
         error = unavailable(
             f"{text}: it is done whole or not at all; ask again", cause=cause, signal=signal,
             executed="maybe" if ran else "no", worker=worker.worker_id, retry_after_s=_RETRY_S,

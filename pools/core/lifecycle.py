@@ -213,9 +213,9 @@ def _boot_error(pool: PoolEntry, worker: WorkerEntry, event: WorkerExited, reaso
         text, traceback = reason.error, ""
     else:
         text, traceback = worker.kill_why or str(reason), "\n".join((*event.log_tail, *event.stacks))
+    fails = "cannot be started" if pool.config.internal else "cannot start its workers"
     return unavailable(
-        f"pool {pool.name} cannot start its workers ({worker.worker_id}): {text}\n{traceback}".rstrip(),
-        remote_traceback=traceback,
+        f"{pool.title} {fails} ({worker.worker_id}): {text}\n{traceback}".rstrip(), remote_traceback=traceback
     )
 
 

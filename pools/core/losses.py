@@ -32,6 +32,8 @@ def lost(tables: Tables, worker: WorkerEntry, reason: ExitReason, cause: str, no
         paused = entry.paused  # no longer said once it is released
         dispatch.release(tables, worker, epoch)
         ran = entry.state == RUNNING or worker.started(epoch)
+        if ran and entry.session is not None:
+            entry.session.at = worker  # it was there, whether it came along or was there before
         if entry.state == SETTLED:
             if entry.keyed is not None:
                 resent += _bereaved(tables, entry.keyed, worker, reason, cause, ran, now)

@@ -154,8 +154,8 @@ class Modes:
             return ""
         most = f"at most {room:,} rows wait" if room else "nothing may wait"
         return (
-            f"dspool is in {self.mode} mode ({self.why}): with {_NAMES[message.priority]} priority {most} in pool "
-            f"{pool.name}, and {pool.waiting_rows:,} do"
+            f"dspool is in {self.mode} mode ({self.why}): with {_NAMES[message.priority]} priority {most} in "
+            f"{pool.title}, and {pool.waiting_rows:,} do"
         )
 
     def puts_off(self, message: Request) -> BridgeError | None:

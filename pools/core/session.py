@@ -39,13 +39,14 @@ class Session:
     activity. home: the worker that its calls go to; at: the one that surely has the live copy. holder: the request
     that has the turn, from when it may run until it is settled and no attempt of it is out. line: those behind it, by
     id, the oldest first. lost: why it cannot go on, "" = it can; ended: why it is gone. restored: how often it went on
-    at another worker because its own had ended. kept: it was opened, or has run: it stays until it expires.
+    at another worker because its own had ended. kept: it was opened, or has run: it stays until it expires. stored: the
+    store may have something of that name.
     """
 
     __slots__ = (
         "at", "bucket", "calls", "counted", "ended", "generation", "holder", "home", "id", "kept", "key", "line",
         "lost", "lost_reason", "moved", "options", "principal", "restored", "seq", "state", "state_saved", "stirred",
-        "table", "turn_bytes", "turn_saved", "turns", "used_at",
+        "stored", "table", "turn_bytes", "turn_saved", "turns", "used_at",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,7 @@ class Session:
         self.moved = False  # its worker has ended since it ran last
         self.kept = False
         self.stirred = False  # it is in `Tables.stirred`
+        self.stored = False
         self.state_saved = False  # the store has this state, as far as it was told
         self.turn_saved = 0  # number of the last turn that it was told
 
@@ -115,15 +117,22 @@ class Session:
         return holder is None
 
     def settled(self, tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> None:
-        """One of its requests is settled: answer its client, unless that waits until the change is kept."""
+        """One of its requests is settled: answer its client, when what it has changed is kept."""
         if self.line.pop(entry.request_id, None) is not None:
             entry.pool.following -= entry.rows
         elif _ran(entry) and entry.epoch != self.counted:
             self.counted = entry.epoch
             self.calls.add((now - entry.dispatched_at) * 1000.0, good=False)  # its worker could not say
         self.stir(tables)
-        if tables.saves is None or not tables.saves.holds(self, entry.client.peer, reply):
+        if reply.session is None:
             tables.to_clients.append((entry.client.peer, reply))
+        else:
+            self.answer(tables, entry.client.peer, replace(reply, session=None), entry.deadline)
+
+    def answer(self, tables: Tables, peer: bytes, reply: Reply, deadline: float | None = None) -> None:
+        """Answer a client that has changed it: when that is kept, at its deadline, or now where nothing is kept."""
+        if tables.saves is None or not tables.saves.holds(self, peer, reply, deadline):
+            tables.to_clients.append((peer, reply))
 
     # --- where it lives ---------------------------------------------------------------------------
 
@@ -174,7 +183,7 @@ class Session:
     # --- what calls change ------------------------------------------------------------------------
 
     def answered(self, tables: Tables, entry: RequestEntry, reply: Reply, worker: WorkerEntry) -> Reply:
-        """Take what an attempt changed; return its reply as the caller is to have it."""
+        """Take what an attempt changed; return its reply as the caller is to have it, `session` only if it did."""
         change = reply.session
         late = entry.epoch == self.counted
         self.counted = entry.epoch
@@ -189,16 +198,15 @@ class Session:
             error = BridgeError(INTERNAL, f"worker {worker.worker_id} said something unreadable of a session: {exc}")
             return replace(reply, session=None, status=ERROR, payload=encode_error(error))
         failed = reply.status == ERROR
-        if not self.ended:
+        changed = not self.ended and change.seq > self.seq
+        if changed:
             self._change(tables, change.seq, None if failed else state, turn)
         self.at = worker
         if turn is not None and not late:
             self.calls.add(reply.run_ms, good=not failed)
-        return replace(reply, session=None, payload=payload)
+        return replace(reply, session=change if changed else None, payload=payload)
 
     def _change(self, tables: Tables, seq: int, state: bytes | None, turn: bytes | None) -> None:
-        if seq <= self.seq:
-            return
         self.seq = seq
         self.kept = True
         config, before = tables.config.sessions, self.size
@@ -213,6 +221,12 @@ class Session:
         self.table.bytes += self.size - before
         if tables.saves is not None:
             tables.saves.changed(self)
+
+    def forget(self) -> None:
+        """Drop what it held: it has ended."""
+        self.state = b""
+        self.turns.clear()
+        self.turn_bytes = 0
 
     # --- as it is told ----------------------------------------------------------------------------
 

@@ -24,8 +24,9 @@ class Ended(NamedTuple):
 class SessionTable:
     """The sessions by key (see `session.key_of`).
 
-    bytes: of state and turns, of all. restored, lost: how many since the last sweep told of them. run: the upper
-    part of this run's generations, so that they are not those of another.
+    bytes: of state and turns, of all. restored, lost, unrestored: how many since the last sweep told of them.
+    why_unrestored: of the last one. run: the upper part of this run's generations, so that they are not those of
+    another.
     """
 
     def __init__(self, run: int) -> None:
@@ -35,7 +36,9 @@ class SessionTable:
         self.bytes = 0
         self.restored = 0
         self.lost = 0
-        self._run = run
+        self.unrestored = 0
+        self.why_unrestored = ""
+        self.run = run
         self._generations = 0
         self._turns = 0
         self._expiries: Deadlines[Session] = Deadlines()
@@ -46,7 +49,7 @@ class SessionTable:
     def next_generation(self) -> int:
         """Return the next generation: none of them is given twice."""
         self._generations += 1
-        return self._run << 32 | self._generations
+        return self.run << 32 | self._generations
 
     def next_turn(self) -> int:
         """Return the next number of a turn; they grow over all sessions."""

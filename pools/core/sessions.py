@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from bridge.protocol.errors import INVALID_REQUEST, NOT_FOUND, OVERLOADED, WORKER_BUSY, BridgeError
 from bridge.protocol.messages import Request
+from bridge.protocol.names import is_text
 from pools.core import breakers, lines, nesting
-from pools.core.calls import Calls
 from pools.core.dispatch import enqueue, pump
 from pools.core.entries import ClientEntry, PoolEntry, RequestEntry
-from pools.core.events import ExpireSession, OpenSession, SessionImage, SessionRestored, SessionsSynced
+from pools.core.events import ExpireSession, OpenSession
 from pools.core.places import unserved
 from pools.core.session import Options, Session, key_of, session_lost
 from pools.core.settlement import settle_error
@@ -206,8 +206,14 @@ def find(tables: Tables, principal: str, session_id: str, now: float) -> Session
 
 
 def get(tables: Tables, principal: str, session_id: str, generation: int, now: float) -> Session:
-    """Return a session. Raises BridgeError: NOT_FOUND; SESSION_LOST if it is not the one of `generation` (0 = any)."""
+    """Return a session.
+
+    Raises BridgeError: NOT_FOUND; SESSION_LOST if it is not the one of `generation` (0 = any); UNAVAILABLE for one that
+    may yet be restored.
+    """
     session = tables.sessions.by_key.get(key_of(principal, session_id))
+    if session is None:
+        _check_synced(tables)
     expired = session is not None and session.expires_at <= now
     if session is not None and not expired and generation in (0, session.generation):
         return session
@@ -245,7 +251,11 @@ def on_open(tables: Tables, event: OpenSession, now: float, peer: bytes) -> None
 
 
 def rows(tables: Tables, principal: str, now: float, limit: int) -> list[dict[str, Any]]:
-    """Return a principal's first sessions as they are listed, the oldest first."""
+    """Return a principal's first sessions as they are listed, the oldest first.
+
+    Raises BridgeError UNAVAILABLE before all that was kept is restored.
+    """
+    _check_synced(tables)
     sessions = tables.sessions.by_key.values()
     theirs = (each for each in sessions if each.principal == principal and each.expires_at > now)
     return [each.row(now) for each in islice(theirs, limit)]
@@ -255,6 +265,8 @@ def on_expire(tables: Tables, event: ExpireSession, now: float, peer: bytes) -> 
     """End a session: what waits in it is lost, what runs ends as it does. Raises BridgeError as `get` does."""
     session = get(tables, event.principal, event.id, event.generation, now)
     _end(tables, session, "ended", now)
+    if event.answer is not None:
+        session.answer(tables, peer, event.answer)
 
 
 def sweep(tables: Tables, now: float) -> None:
@@ -271,6 +283,9 @@ def sweep(tables: Tables, now: float) -> None:
     if table.lost:
         tables.log("sessions_lost", "warning", count=table.lost)
         table.lost = 0
+    if table.unrestored:
+        tables.log("sessions_not_restored", "warning", count=table.unrestored, why=table.why_unrestored)
+        table.unrestored = 0
 
 
 def _begin(tables: Tables, principal: str, session_id: str, options: Options, now: float) -> Session:
@@ -283,46 +298,13 @@ def _end(tables: Tables, session: Session, reason: str, now: float) -> None:
     """End a session. Its line is lost, and its worker is told, when this event is over (see `_pass_on`)."""
     tables.sessions.remove(session, reason)
     session.home = None
+    session.forget()
     if tables.saves is not None and session.kept:
-        tables.saves.changed(session)
+        tables.to_clients.extend(tables.saves.ended(session))
     holder = session.holder
     if holder is not None and holder.state != SETTLED and holder.worker is None:
         settle_error(tables, holder, session_lost(session.id, reason), now)
     session.stir(tables)
-
-
-# --- what was kept of a run before ------------------------------------------------------------------------
-
-
-def on_restored(tables: Tables, event: SessionRestored, now: float, peer: bytes) -> None:
-    """Take a session that was kept, unless there is one of that name. One that is to be lost with its worker is."""
-    image: SessionImage = event.image
-    if image.ended or key_of(image.principal, image.id) in tables.sessions.by_key:
-        return
-    options = Options(image.ttl_s, image.affinity, image.on_loss)
-    session = Session(tables.sessions, image.principal, image.id, image.generation, options, now - image.idle_s)
-    session.seq, session.state, session.kept = image.seq, image.state or b"", True
-    session.turns.extend(image.turns)
-    session.turn_bytes = sum(len(turn) for _, turn in image.turns)
-    session.state_saved = True
-    session.turn_saved = image.turns[-1][0] if image.turns else image.first_turn
-    try:
-        session.calls = Calls.unpack(image.stats)
-    except ValueError:
-        session.calls.count = image.calls
-    tables.sessions.turns_until(session.turn_saved)
-    if options.on_loss == "fail":
-        session.lost = "the coordinator, and with it the worker where it lived, was started anew"
-        session.lost_reason = "restarted"
-        tables.sessions.lost += 1
-    tables.sessions.add(session)
-
-
-def on_synced(tables: Tables, event: SessionsSynced, now: float, peer: bytes) -> None:
-    """All that was kept is restored, or cannot be: then calls in sessions are refused, saying why."""
-    if tables.saves is not None:
-        tables.saves.problem = event.problem
-        tables.saves.synced = tables.saves.synced or not event.problem
 
 
 # --- refusals ---------------------------------------------------------------------------------------------
@@ -350,12 +332,20 @@ def _no_room(tables: Tables, principal: str, now: float) -> BridgeError | None:
         return _no_more(f"{principal!r} has {theirs} sessions, half of what all may have (limit {config.max})")
     if table.bytes > config.total_bytes:
         return _no_more(f"all sessions together hold {table.bytes} bytes (limit {config.total_bytes})")
+    if tables.saves is not None and tables.saves.backlog > 2 * config.max:
+        return _no_more(f"what became of {tables.saves.backlog} sessions is still to be kept in the store")
     return None
 
 
 def _no_more(text: str) -> BridgeError:
     details = {"retry_after_s": _TRY_AGAIN_S}
     return BridgeError(OVERLOADED, f"{text}; end some, or try again later", retryable=True, details=details)
+
+
+def _check_synced(tables: Tables) -> None:
+    error = _not_synced(tables)
+    if error is not None:
+        raise error
 
 
 def _not_synced(tables: Tables) -> BridgeError | None:
@@ -376,9 +366,10 @@ def _worker_busy(session: Session, text: str) -> BridgeError:
 
 
 def _bad_id(session_id: Any) -> BridgeError | None:
-    if isinstance(session_id, str) and 0 < len(session_id) <= MAX_ID_CHARS and "\0" not in session_id:
+    is_short = isinstance(session_id, str) and 0 < len(session_id) <= MAX_ID_CHARS
+    if is_short and "\0" not in session_id and is_text(session_id):
         return None
-    return _invalid("session", f"a session's id has 1 to {MAX_ID_CHARS} characters, none of them NUL")
+    return _invalid("session", f"a session's id has 1 to {MAX_ID_CHARS} characters, no NUL and no lone surrogate")
 
 
 def _bad_options(event: OpenSession) -> BridgeError | None:

@@ -46,23 +46,28 @@ def settle(tables: Tables, entry: RequestEntry, reply: Reply, now: float) -> Non
         pool.failed += rows
         breakers.ended(tables, entry, reply, now)
         failed(tables, entry, reply, total_ms, now)
-    completed = replace(
-        reply,
-        epoch=entry.epoch,
-        worker=worker.worker_id if worker is not None else reply.worker,
-        pool=pool.name if worker is not None else reply.pool or pool.name,
-        attempt=entry.attempts or reply.attempt,
-        queue_ms=((entry.dispatched_at or now) - entry.accepted_at) * 1000.0,  # given back, it was never dispatched
-        total_ms=total_ms,
-        pressed=_pressed(tables, entry),
-        fallback_used=entry.fallback_used or reply.fallback_used,
-    )
+    completed = _completed(tables, entry, reply, total_ms, now)
     if entry.session is None:
         tables.to_clients.append((client.peer, completed))
     else:
         entry.session.settled(tables, entry, completed, now)
     if entry.cancel != NOT_ASKED or entry.keyed is not None or entry.tied:
         _tell_others(tables, entry, completed, now)
+
+
+def _completed(tables: Tables, entry: RequestEntry, reply: Reply, total_ms: float, now: float) -> Reply:
+    worker, name = entry.worker, entry.pool.name
+    return replace(
+        reply,
+        epoch=entry.epoch,
+        worker=worker.worker_id if worker is not None else reply.worker,
+        pool=name if worker is not None else reply.pool or name,
+        attempt=entry.attempts or reply.attempt,
+        queue_ms=((entry.dispatched_at or now) - entry.accepted_at) * 1000.0,  # given back, it was never dispatched
+        total_ms=total_ms,
+        pressed=_pressed(tables, entry),
+        fallback_used=entry.fallback_used or reply.fallback_used,
+    )
 
 
 def _tell_others(tables: Tables, entry: RequestEntry, completed: Reply, now: float) -> None:

@@ -68,7 +68,7 @@ def shed(tables: Tables, entry: RequestEntry, why: str, now: float) -> None:
 
 def shed_stale(tables: Tables, entry: RequestEntry, now: float) -> None:
     """Shed what has waited too long."""
-    text = f"{entry.message.operation} waited {now - entry.accepted_at:.2f} s in the queue of pool {entry.pool.name}"
+    text = f"{entry.message.operation} waited {now - entry.accepted_at:.2f} s in the queue of {entry.pool.title}"
     entry.pool.shedding = True
     shed(tables, entry, f"{text}, too long for its deadline" if entry.deadline is not None else text, now)
     entry.pool.shedding = False
@@ -91,7 +91,7 @@ def hopeless(pool: PoolEntry, principal: str, message: Request, now: float) -> B
     wait_ms = lane.rows * median_ms / slots
     if wait_ms <= 2.0 * message.deadline_ms:
         return None
-    text = f"{lane.rows} rows wait before it in pool {pool.name}, about {wait_ms / 1000.0:.1f} s of work"
+    text = f"{lane.rows} rows wait before it in {pool.title}, about {wait_ms / 1000.0:.1f} s of work"
     return overloaded(pool, f"{text}: it cannot run in {message.deadline_ms / 1000.0:g} s", message.rows)
 
 

@@ -155,6 +155,16 @@ def test_work_before_hello_is_invalid_and_hello_is_still_taken(house: House) -> 
         assert peer.expect(Welcome).client_no > 0
 
 
+@pytest.mark.parametrize("principal", ["evil\0", "x" * 201])
+def test_a_principal_that_no_store_takes_is_refused(house: House, principal: str) -> None:
+    with house.stranger(hello=False) as peer:
+        peer.send(Hello(pid=os.getpid(), principal=principal))
+        error = decode_error(peer.expect(Refused).payload or b"")
+        assert (error.code, error.details) == ("INVALID_REQUEST", {"path": "principal"})
+        peer.send(Hello(pid=os.getpid(), principal="x" * 200))
+        assert peer.expect(Welcome).client_no > 0
+
+
 @pytest.mark.parametrize("version", [0, 999])
 def test_another_version_is_refused_whatever_it_says(house: House, version: int) -> None:
     with house.stranger(hello=False) as peer:

@@ -11,8 +11,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator.bench.bare_fleet import BareFleet
-from orchestrator.bench.control import ControlReport, run_control
-from orchestrator.bench.figures import Figure, p50_and_p99
+from orchestrator.bench.control import run_control
+from orchestrator.bench.figures import Figure, FiguresReport, p50_and_p99
 from orchestrator.cli.app import app
 from orchestrator.cli.failure import Exit
 
@@ -61,8 +61,8 @@ def test_a_fleet_without_a_shell_answers_all_that_it_is_asked() -> None:
 def test_what_misses_a_limit_fails() -> None:
     kept, missed = p50_and_p99("x", "ms", [[1.0, 6.0], [1.0, 4.0], [1.0, 7.0]], 5.0)
     assert (kept.value, missed.value) == (1.0, 6.0)
-    assert ControlReport({}, {}, [kept]).passed
-    assert not ControlReport({}, {}, [kept, missed, Figure("y", "", 1.1, [1.0])]).passed
+    assert FiguresReport({}, {}, [kept]).passed
+    assert not FiguresReport({}, {}, [kept, missed, Figure("y", "", 1.1, [1.0])]).passed
 
 
 @pytest.mark.parametrize("other", ["--services", "--lives", "--peers", "--pool=neural"])

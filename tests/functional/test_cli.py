@@ -482,12 +482,12 @@ def test_a_program_is_deployed_called_optimized_and_removed(dspool: Run, running
 def test_versions_of_a_program_are_listed_compared_and_rolled_back(dspool: Run) -> None:
     for number, signature in ((1, "question -> answer"), (2, "question -> answer, why")):
         target = json.dumps({"module": "dspy.Predict", "signature": signature})
-        options = ("--note", "the second", "--warm") if number == 2 else ()
+        options = ("--note", "the second\x1b[2J", "--warm") if number == 2 else ()
         told = dspool("deploy", "ask", target, *options, "--json")
         assert (told.json["version"], told.json["previous"]) == (number, number - 1 or None), told
     assert "was deployed already" in dspool("deploy", "ask", target).out
     assert [row["aliases"] for row in dspool("programs", "versions", "ask", "--json").json] == [[], ["live"]]
-    assert "the second" in dspool("programs", "versions", "ask").out
+    assert "the second\\x1b[2J" in dspool("programs", "versions", "ask").out
     assert dspool("programs", "diff", "ask", "1", "--json").json["outputs"] == [["answer"], ["answer", "why"]]
     assert "  + question -> answer, why" in dspool("programs", "diff", "ask", "1", "2").out
     assert dspool("programs", "diff", "ask", "2").out == "ask versions 2 and 2 are the same\n"
@@ -496,7 +496,7 @@ def test_versions_of_a_program_are_listed_compared_and_rolled_back(dspool: Run) 
     assert "next=2" in dspool("programs", "ls").out
     assert "why: " in dspool("call", "ask@next", "question=why?").out
     assert "why: " not in dspool("call", "ask", "question=why?").out
-    assert "note: the second" in dspool("programs", "show", "ask", "next").out
+    assert "note: the second\\x1b[2J" in dspool("programs", "show", "ask", "next").out
     assert dspool("programs", "alias", "ask", "next", "--remove").code == 0
     for words in (("alias", "ask", "next"), ("show", "ask", "next"), ("rollback", "ask", "9"), ("versions", "nobody")):
         assert dspool("programs", *words).code == 2, words

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from orchestrator import Client, errors
-from orchestrator.client.core import GUARD_S
 from orchestrator.client.future import Future
+from orchestrator.client.overdue import GUARD_S
 from tests.functional.test_client_core import echo_process, io_threads
 from tests.support.link import Link
 from tests.support.waiting import wait_until

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +267,25 @@ def test_a_version_that_some_worker_cannot_load_is_not_deployed_where_it_is_to_b
     assert client.deploy("some", f"{tmp_path}/p.py:P").version == 3  # workers may have known another one as 2
     assert client.program("some")() == "mended"
     client.undeploy("some")
+
+
+def test_what_could_not_be_committed_by_its_deadline_is_not_deployed(client: Client, tmp_path: Path) -> None:
+    client.deploy("late", PREDICT)
+    store = client.stats()["services"]["store"]["where"]
+    with closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # whoever writes waits for a second
+        futures = [
+            client.submit("programs.deploy", {"name": "late", "target": write(tmp_path, "late")}, deadline_s=0.4),
+            client.submit("programs.undeploy", {"name": "late"}, deadline_s=0.4),
+        ]
+        errors_of = [future.exception(SOON_S) for future in futures]
+        other.execute("ROLLBACK")
+    assert [type(error) for error in errors_of] == [errors.DeadlineExceeded] * 2
+    # In its turn: whatever those before it do is done by then.
+    assert client.deploy("late", write(tmp_path, "in time")).previous == 1
+    assert answer(client, "late") == "in time"
+    assert [row["deployed_by"] for row in client.versions("late")] == ["default"] * 2
+    client.undeploy("late")
 
 
 def test_a_load_of_many_deployments_leaves_room_for_looking(client: Client, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator import Client, Orchestrator, errors
+from orchestrator import Client, Final, Orchestrator, Token, errors
 from tests.support.acceptance import SOON_S, pools
 from tests.support.coordinator import CoordinatorProcess
 from tests.support.failures import failing
@@ -36,6 +36,36 @@ class P(dspy.Module):
         return {{"x": x, "first": first, "last": VERSION, "made": MADE}}
 MADE = {version}
 """
+LONG = """
+import time
+from pathlib import Path
+import dspy
+from bridge.sessions import current_session
+from orchestrator import connect
+
+class P(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.first_{version} = dspy.Predict("question -> answer")
+        self.second_{version} = dspy.Predict("question -> answer")
+
+    def forward(self, question, begun="", gate="", ask=""):
+        told = [{version}, *self.asked(ask), self.first_{version}(question=question).answer]
+        if begun:
+            Path(begun).touch()
+        while gate and not Path(gate).exists():
+            time.sleep(0.002)
+        told += [*self.asked(ask), self.second_{version}(question=question).answer]
+        if (session := current_session()) is not None:
+            session.state["ran"] = [*session.state.get("ran", []), {version}]
+        return {{"told": told, "version": {version}}}
+
+    def asked(self, name):
+        if not name:
+            return []
+        with connect() as client:
+            return [client.program(name)(question="nested")["version"]]
+"""
 
 
 def write(folder: Path, version: int) -> str:
@@ -45,7 +75,12 @@ def write(folder: Path, version: int) -> str:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with Orchestrator(pools=pools(2), limits={"poison_deaths": 2}) as orchestrator, orchestrator.client() as client:
+    settings: dict[str, Any] = {
+        "pools": pools(2),
+        "limits": {"poison_deaths": 2},
+        "lms": {"default": {"model": "offline/knn"}},
+    }
+    with Orchestrator(**settings) as orchestrator, orchestrator.client() as client:
         yield client
 
 
@@ -121,6 +156,70 @@ def test_twenty_hot_swaps_under_fifty_calls_lose_and_mix_none(client: Client, tm
     requests = client.stats()["requests"]
     assert requests["accepted"] == requests["settled"] + requests["queued"] + requests["in_flight"]
     client.undeploy("swapped")
+
+
+# --- what runs while it changes -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def swap(client: Client, tmp_path: Path) -> Iterator[Callable[[int], None]]:
+    """Deploy version 1 of `long`; give what deploys another. A call of it waits for the file `gate`."""
+
+    def deploy(version: int) -> None:
+        (tmp_path / "long.py").write_text(LONG.format(version=version))
+        assert client.deploy("long", f"{tmp_path}/long.py:P", warm=True).created
+
+    deploy(1)
+    yield deploy
+    client.undeploy("long")
+
+
+def test_a_stream_ends_on_the_version_that_it_began_with(
+    client: Client, swap: Callable[[int], None], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    stream = client.stream("long", {"question": "how?", "gate": str(gate)})
+    items = [next(stream), next(stream)]
+    assert Token("answer", "how?", "first_1") in items
+    swap(2)
+    assert client.program("long")(question="and now?")["version"] == 2
+    gate.touch()
+    *rest, final = stream
+    assert [one for one in rest if isinstance(one, Token)] == [Token("answer", "how?", "second_1")]
+    assert isinstance(final, Final)
+    assert final.value == {"told": [1, "how?", "how?"], "version": 1}
+    with client.stream("long", {"question": "how?"}) as stream:
+        assert {one.predictor for one in stream if isinstance(one, Token)} == {"first_2", "second_2"}
+
+
+def test_a_nested_call_runs_what_is_live_when_it_is_made(
+    client: Client, swap: Callable[[int], None], tmp_path: Path
+) -> None:
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    outer = client.submit("long", {"question": "q", "begun": str(begun), "gate": str(gate), "ask": "long"})
+    wait_until(begun.exists, SOON_S, "the first half")
+    swap(2)
+    gate.touch()
+    found = outer.result(SOON_S)
+    assert found["version"] == 1
+    assert [one for one in found["told"] if isinstance(one, int)] == [1, 1, 2]
+
+
+def test_a_session_goes_on_with_the_next_version(client: Client, swap: Callable[[int], None], tmp_path: Path) -> None:
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    with client.session("swapped") as session:
+        session.call("long", question="one")
+        home = session.worker
+        running = session.submit("long", {"question": "two", "begun": str(begun), "gate": str(gate)})
+        wait_until(begun.exists, SOON_S, "its second call")
+        swap(2)
+        gate.touch()
+        assert running.result(SOON_S)["version"] == 1
+        assert session.call("long", question="three")["version"] == 2
+        assert session.state["ran"] == [1, 1, 2]
+        assert session.worker == home
+        assert [turn["inputs"]["question"] for turn in session.history()] == ["one", "two", "three"]
+        session.expire()
 
 
 # --- processes that die ---------------------------------------------------------------------------------
@@ -244,8 +343,13 @@ def coordinator(folder: Path, **settings: Any) -> Iterator[tuple[int, Client]]:
 
 def configured(client: Client) -> None:
     """Assert that the programs of the configuration are there, and that the one that cannot be is told."""
-    wait_until(lambda: "kept" in [row["name"] for row in client.programs()], SOON_S, "the configured program")
-    assert client.program("kept")() == "kept"
+
+    def answers() -> bool:
+        with suppress(errors.NotFound):  # a version is committed a moment before the coordinator is told of it
+            return bool(client.program("kept")() == "kept")
+        return False
+
+    wait_until(answers, SOON_S, "the configured program")
     assert client.versions("kept")[0]["deployed_by"] == "configuration"
     assert [row["version"] for row in client.versions("kept")] == [1]
     failing(errors.NotFound, lambda: client.versions("refused"))

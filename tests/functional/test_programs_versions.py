@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import random
 import sys
 import threading
@@ -127,26 +126,25 @@ def test_a_roll_back_is_one(ops: Operations, deploy: Deploy, package: Path) -> N
     assert [run(ops, name, {})["version"] for name in ("qa", "qa@2")] == [1, 2]
 
 
-def test_a_source_that_was_not_kept(
-    ops: Operations, package: Path, deploy: Deploy, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_source_not_kept_is_what_was_deployed_or_refused(ops: Operations, package: Path, deploy: Deploy) -> None:
     target = target_of(package, "file")
     write(package, 1)
-    (package / "helper.py").write_text(f"NOISE = '{random.Random(1).randbytes(300_000).hex()}'\n")
+    noise = f"NOISE = '{random.Random(1).randbytes(300_000).hex()}'\n"
+    (package / "helper.py").write_text(noise)
     source = (package / "program.py").read_text()
     (package / "program.py").write_text(f"import helper\n{source}")
     loaded = deploy("qa", 1, "live", target=target)
     assert loaded["source"] is None
+    deployed = (package / "program.py").read_text()
     write(package, 2)
-    with caplog.at_level(logging.WARNING):
-        assert run(ops, "qa", {}) == {"version": 2}
-    assert "program_changed_since_deployed: qa@1" in caplog.text
-    tell(ops, "qa", 2, "canary", target=target)
-    tell(ops, "qa", 1, "live", target=target, sha256="another")  # not in memory any more
-    error = refused(ops, "qa", {})
-    assert (error.code, error.details["type"]) == ("REMOTE_ERROR", "SourceChanged")
-    assert f"{package}/program.py" in error.message
-    assert run(ops, "qa@canary", {}) == {"version": 2}
+    plan = {"program": "qa", "trainset": [{"a": 1}], "metric": "exact:a"}
+    for operation, args in (("qa", {}), ("programs.warm", {"name": "qa", "version": 1}), ("optimize", plan)):
+        error = refused(ops, operation, args)
+        assert (error.code, error.details["type"]) == ("REMOTE_ERROR", "SourceChanged")
+        assert f"{package}/program.py" in error.message
+    (package / "program.py").write_text(deployed)
+    (package / "helper.py").write_text(noise)
+    assert run(ops, "qa", {}) == {"version": 1}
 
 
 def test_a_call_that_runs_keeps_its_version(ops: Operations, deploy: Deploy, package: Path) -> None:

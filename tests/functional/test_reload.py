@@ -172,6 +172,23 @@ def test_what_changed_before_and_what_is_only_configured_is_deployed(
             client.execute("greet", {"name": "you"})
 
 
+def test_a_configured_program_without_a_state_of_its_own_keeps_what_it_has_learnt(
+    client: Client, reload: Callable[..., object], tmp_path: Path
+) -> None:
+    file, said = tmp_path / "qa.py", Said()
+    source = "import dspy\nclass QA(dspy.Module):\n    def __init__(self):\n        super().__init__()\n"
+    source += "        self.qa = dspy.Predict('question -> answer')\n"
+    source += "    def forward(self, question):\n        return self.qa(question=question)\n"
+    write(file, source)
+    fields = [{"prefix": "Question:", "description": "${question}"}, {"prefix": "Answer:", "description": "${answer}"}]
+    learnt = {"instructions": "Learnt.", "fields": fields}
+    client.deploy("qa", f"{file}:QA", state={"qa": {"traces": [], "train": [], "demos": [], "signature": learnt}})
+    with reload(said, qa=ProgramConfig(target=f"{file}:QA")):  # type: ignore[attr-defined]
+        write(file, source + "# an edit\n")
+        said.await_text("qa: version 2 is live")
+    assert client.program_version("qa")["state"]["qa"]["signature"]["instructions"] == "Learnt."
+
+
 @pytest.mark.slow
 def test_the_command_watches_until_it_is_interrupted(run_dirs: Callable[[], Path], tmp_path: Path) -> None:
     home, file = run_dirs(), tmp_path / "greet.py"

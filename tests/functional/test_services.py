@@ -107,7 +107,8 @@ def test_what_is_the_coordinator_s_own_is_refused_to_users(client: Client) -> No
     for operation in ("sessions.save", "events.save"):
         with pytest.raises(NotFound):
             client.execute(operation, {})
-    for operation in ("program_set", "program_sync", "program_problems", "session_restore", "store_state"):
+    told = ("program_set", "program_sync", "programs_to_deploy", "program_configured", "session_restore", "store_known")
+    for operation in (*told, "store_opened", "store_state"):
         with pytest.raises(Unauthenticated):
             client.execute(f"dspool.{operation}", {"name": "qa", "versions": [], "aliases": {}, "names": []})
     with pytest.raises(NotFound):
@@ -215,7 +216,6 @@ def test_with_a_store_that_cannot_be_used_everything_else_works_and_it_heals(tmp
         assert str(file) in issues(client)["store_failed"]["text"]
         assert str(file) in dspool(client, "status")
         assert file.read_bytes().startswith(b"no database"), "it is kept as it is"
-        file.unlink()
         make_newer(file)
         wait_until(lambda: reason(client) == "newer_schema", SOON_S, "another look at the store")
         assert client.execute("echo", 2) == 2
@@ -227,10 +227,12 @@ def test_with_a_store_that_cannot_be_used_everything_else_works_and_it_heals(tmp
 
 
 def make_newer(file: Path) -> None:
-    """Make a store that a later version of dspool has written."""
-    Store.open(file).close()
-    with closing(sqlite3.connect(file)) as connection, connection:
+    """Put a store that a later version of dspool has written in the place of what is there, at once."""
+    beside = file.with_name("newer.sqlite3")
+    Store.open(beside).close()
+    with closing(sqlite3.connect(beside)) as connection, connection:
         assert connection.execute("UPDATE schema_info SET version = 1000").rowcount == 1
+    beside.replace(file)
 
 
 def reason(client: Client) -> str:

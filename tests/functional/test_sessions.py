@@ -21,6 +21,7 @@ from bridge.protocol.prediction import Meta
 from orchestrator import AsyncClient, Client, Orchestrator, errors
 from orchestrator.cli.app import app
 from orchestrator.client.future import Future
+from orchestrator.client.request import Call
 from orchestrator.client.sessions import Session
 from orchestrator.client.stream import Final
 from tests.support.waiting import wait_until
@@ -144,6 +145,33 @@ def test_a_state_is_a_mapping_that_is_written_through(client: Client) -> None:
         with pytest.raises(errors.InvalidRequest):
             state["bad"] = object()
         assert (session.history()[0]["operation"], session.metrics()["count"]) == ("talker", 1)
+
+
+class Noting(Client):
+    """Notes how large the answers are."""
+
+    sizes: list[int]
+
+    def _run(self, call: Call[Any]) -> Any:
+        future = self._put(call.operation, call.args, call.pool, call.deadline_s, call.lm, call.terms)
+        self.sizes.append(len(repr(future.result(WAIT_S))))
+        return super()._run(call)
+
+
+def test_what_is_asked_of_a_session_comes_without_the_rest(client: Client) -> None:
+    with Noting(client.endpoint) as noting, client.session("large") as session:
+        session.state["text"] = "x" * 100_000
+        session.call("talker", question="y" * 4_000)
+        noting.sizes = []
+        same = noting.session("large")
+        assert (same.worker, same.metrics()["count"]) == (session.info()["worker"], 1)
+        assert max(noting.sizes) < 2_000
+        assert same.state["count"] == 1
+        assert 100_000 < noting.sizes[-1] < 110_000
+        assert len(same.history()) == 1
+        assert 4_000 < noting.sizes[-1] < 20_000
+        assert len(same.info()["history"]) == 1
+        assert noting.sizes[-1] > 104_000
 
 
 def test_a_failed_call_leaves_the_state_and_says_so_in_the_history(client: Client) -> None:
@@ -463,13 +491,26 @@ def test_the_command_line_lists_shows_and_ends_them(client: Client) -> None:
     for text in ("3 calls, 67% good", '"count": 2', "REMOTE_ERROR", "affinity: hint"):
         assert text in shown.stdout
     document = json.loads(dspool("sessions", "show", "told", "--json").stdout)
-    assert (document["state"], len(document["history"])) == ({"count": 2}, 3)
+    assert (document["state"], len(document["history"]), document["turns"]) == ({"count": 2}, 3, 3)
     assert json.loads(dspool("sessions", "expire", "told", "--json").stdout) == {"id": "told", "expired": True}
     for gone in (("expire", "told"), ("show", "told")):
         refused = dspool("sessions", *gone)
         assert refused.exit_code == 2
         assert "no session 'told'" in refused.stderr
-    assert dspool("sessions", "ls").stdout == "there is no session\n"
+    assert dspool("sessions", "ls").stdout == dspool("sessions").stdout == "there is no session\n"
+
+
+def test_the_command_line_is_not_steered_by_names_and_values(client: Client) -> None:
+    def dspool(*words: str) -> str:
+        done = CliRunner().invoke(app, words, env={"DSPOOL_ENDPOINT": client.endpoint})
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    session = client.session("a\x1b[2J\nroot")
+    session.state["k\x9b"] = "\x1b]0;pwn\x07"
+    for told in (dspool("sessions"), dspool("sessions", "show", session.id), dspool("sessions", "expire", session.id)):
+        assert "a\\x1b[2J\\nroot" in told
+        assert not {"\x1b", "\x07", "\x9b"} & set(told)
 
 
 def test_a_session_is_a_context_of_nothing_else(client: Client) -> None:

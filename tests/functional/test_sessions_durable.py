@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,14 @@ def test_sessions_are_there_after_a_restart(start: Start, how: signal.Signals) -
         client.session("over").call("talker", question="a")
         assert client.expire_session("over") is True
         generation, metrics, history = kept.info()["generation"], kept.metrics(), kept.history()
+        client.session("ended").call("talker", question="a")
+        with closing(sqlite3.connect(services(client)["store"]["where"], isolation_level=None)) as somebody:
+            somebody.execute("BEGIN IMMEDIATE")  # nobody else writes meanwhile
+            ending = client.submit("dspool.session_expire", {"id": "ended"})
+            with pytest.raises(TimeoutError):
+                ending.result(0.2)
+            somebody.execute("ROLLBACK")
+        assert ending.result(WAIT_S) is True
         time.sleep(0.3 if how is signal.SIGKILL else 0.0)  # what ended without an answer is kept soon after
     stop(coordinator, how)
 

@@ -192,6 +192,15 @@ def test_a_batch_is_kept_whole_or_not_at_all(store: Store) -> None:
     assert {row.id: row.state for row in store.sessions.load()} == {"s": b"before"}
 
 
+def test_of_a_batch_what_can_be_is_kept(store: Store) -> None:
+    store.sessions.save([replace(SAVE, state=b"before", turns=[(1, b"t")])])
+    bad = replace(SAVE, principal="p\0"), replace(SAVE, generation=4, options={"x": float("inf")})
+    refused = store.sessions.save_most([replace(SAVE, id="t"), *bad, replace(SAVE, id="u", turns=[(2, b"t")])])
+    assert list(refused) == [("p\0", "s"), ("p", "s")]
+    assert set(loaded(store)) == {"s", "t", "u"}
+    assert (loaded(store)["s"].state, list(loaded(store)["s"].turns)) == (b"before", [(1, b"t")]), "as it was"
+
+
 def test_sessions_are_read_in_pages(store: Store) -> None:
     ids = [f"{number:03}" for number in range(50)]
     store.sessions.save([replace(SAVE, principal=of, id=id_, state=b"x" * 1000) for of in ("a", "b") for id_ in ids])
@@ -304,6 +313,36 @@ def test_it_can_be_read_while_it_is_used(store: Store, where: str) -> None:
     assert (told["schema"], told["latest_schema"], told["where"]) == (LATEST, LATEST, store.where)
     assert told["bytes"] > 0
     assert store.check() == []
+
+
+def test_a_store_is_told_from_another(store: Store, where: str) -> None:
+    known = store.identity()
+    Store.open(where, known=known).close()
+    with pytest.raises(StorageError, match="another store") as caught:
+        Store.open(where, known="of another")
+    assert caught.value.reason == "foreign"
+    store.close()
+
+
+def test_two_stores_have_two_identities(fresh: Callable[[], str]) -> None:
+    found = []
+    for _ in range(2):
+        with Store.open(fresh()) as store:
+            found.append(store.identity())
+    assert len(set(found)) == 2
+    with pytest.raises(StorageError, match="is gone") as caught:
+        Store.open(place := fresh(), known=found[0])
+    assert caught.value.reason == "corrupt"
+    with pytest.raises(StorageError):
+        Store.open(place, readonly=True)
+
+
+def test_the_latest_run_is_that_of_events_and_of_sessions(store: Store) -> None:
+    assert store.last_run() == 0
+    store.events.append([EventRow(3 << 32 | 9, 1.0, "happened", "info", {})])
+    assert store.last_run() == 3
+    store.sessions.save([replace(SAVE, generation=5 << 32 | 1)])
+    assert store.last_run() == 5
 
 
 def test_the_tables_are_what_migrations_make(store: Store, where: str) -> None:

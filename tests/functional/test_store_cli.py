@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
 from orchestrator.services.store import Store, store_path
+from orchestrator.services.store.migrations import LATEST
 from tests.support.store_writes import write, wrong
 
 
@@ -48,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_info_tells_what_there_is(folder: Path) -> None:
     for options in ((), ("--data-dir", folder), ("--config", folder.parent / "dspool.yaml")):
         told = dspool("info", *options, "--json").json
-        assert (told["where"], told["kind"], told["schema"]) == (str(store_path(folder)), "sqlite", 3)
+        assert (told["where"], told["kind"], told["schema"]) == (str(store_path(folder)), "sqlite", LATEST)
         assert [told[name] for name in ("programs", "versions", "sessions", "turns", "events")] == [1, 2, 2, 2, 6]
     assert "\nevents: 6\n" in dspool("info").out
     both = dspool("info", "--data-dir", folder, "--config", "dspool.yaml")

@@ -187,6 +187,22 @@ def test_a_store_without_its_file(path: Path) -> None:
     Store.open(path).close()
 
 
+@pytest.mark.parametrize("how", ["gone", "replaced"])
+def test_nothing_is_written_into_a_file_that_is_not_the_store_any_more(path: Path, tmp_path: Path, how: str) -> None:
+    with Store.open(path) as store:
+        write(store, 12)
+        path.rename(away := tmp_path / "away")
+        if how == "replaced":
+            shutil.copy(away, path)
+        with pytest.raises(StorageError) as caught:
+            write(store, 13)
+        assert (caught.value.reason, caught.value.file) == ("corrupt" if how == "gone" else "foreign", str(path))
+        away.rename(path)
+        write(store, 13)
+    with Store.open(path) as store:
+        assert wrong(store, 14) == []
+
+
 def test_what_is_no_store(tmp_path: Path) -> None:
     text, other = tmp_path / "text", tmp_path / "other"
     text.write_text("This is no database, but long enough to be taken for one. " * 100)

@@ -25,6 +25,7 @@ from tests.sim.keys import Keys
 from tests.sim.kinship import Kinship
 from tests.sim.ledger import QUEUED, WAITING, Case, Ledger, label
 from tests.sim.modes import Modes
+from tests.sim.services import INNER, NAME, Services
 from tests.sim.sessions import Sessions
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
@@ -43,6 +44,7 @@ class Admissions:
         modes: Modes,
         kinship: Kinship,
         sessions: Sessions,
+        services: Services,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -53,6 +55,7 @@ class Admissions:
         self._modes = modes
         self._kinship = kinship
         self._sessions = sessions
+        self._services = services
         self.tables = tables
         self._is_kept_out = self._is_kept_out_there = False
         self._there: Case | None = None  # the case that has arrived, as its fallback would have it
@@ -84,6 +87,10 @@ class Admissions:
             broken("nothing accepted while memory is short", repr(case))
         if case.pool not in ledger.pools:
             broken("accepted by a pool", f"{case}: {case.pool!r}")
+        if ledger.is_unknown(case.operation):
+            broken("a version is called by its alias", repr(case))
+        if case.pool == NAME:
+            self._services.accepted(case)
         self._check_limits(case)
         if self._keys.is_shared(case, now):
             ledger.accept(case)
@@ -143,7 +150,8 @@ class Admissions:
         # In a mode there may have been more than there is room for: then it takes the place of as much.
         if sum(other.rows for other in self.step.pushed_out) >= case.rows:
             return
-        if self.ledger.queues[case.pool] and not self._sessions.is_in_line(case) and queued + case.rows > limit:
+        waits = len(self.ledger.queues[case.pool]) > self.ledger.lined[case.pool]
+        if waits and queued + case.rows > limit and not self._sessions.is_in_line(case):
             broken("queues are bounded", f"{case} of {case.rows} rows joins {queued}, limit {limit}")
 
     def _check_limits(self, case: Case) -> None:
@@ -185,11 +193,21 @@ class Admissions:
             broken("refusals say when to try again", f"{case}: {error.details}")
         if self._kinship.verdict and error.code != self._kinship.verdict:
             broken("children have a parent", f"{case} was refused {error.code}, not {self._kinship.verdict}")
-        if not (self._sessions.may_be_refused(case, error.code, now) or reason(self, case, error, now)):
+        if not (self._is_for_its_session(case, error, now) or reason(self, case, error, now)):
             broken(f"refused {error.code} for a reason", f"{case}: {error.message}")
         if self.step.pushed_out:
             broken("nobody yields to what is refused", f"{self.step.pushed_out[0]} to {case}")
         self.ledger.seen[f"refused {error.code}"] += 1
+
+    def _is_for_its_session(self, case: Case, error: BridgeError, now: float) -> bool:
+        return self._sessions.may_be_refused(case, error.code, now)
+
+    def _is_not_found(self, case: Case, error: BridgeError, now: float) -> bool:
+        is_unknown = self.ledger.is_unknown(case.operation)
+        self.ledger.seen["refused as no version"] += is_unknown
+        is_inner = case.operation == INNER and case.pool == NAME
+        self.ledger.seen["refused as inner"] += is_inner
+        return is_unknown or is_inner or case.pool not in self.ledger.pools
 
     def _is_invalid(self, case: Case, error: BridgeError, now: float) -> bool:
         if error.details.get("conflict"):
@@ -241,6 +259,8 @@ class Admissions:
     def _is_unserved(self, case: Case, error: BridgeError, now: float) -> bool:
         if self.ledger.drain_due is not None and not case.parent:
             return True
+        if case.pool == NAME:
+            return self._services.may_be_refused(case)
         return unserved(self.tables.pools[case.pool]) is not None and not self._fallback_takes()
 
     def _fallback_takes(self) -> bool:
@@ -256,13 +276,13 @@ class Admissions:
 
 
 _REASONS = {
-    "NOT_FOUND": lambda self, case, error, now: case.pool not in self.ledger.pools,
+    "NOT_FOUND": Admissions._is_not_found,
     INVALID_REQUEST: Admissions._is_invalid,
     CANCELLED: lambda self, case, error, now: self._kinship.verdict == CANCELLED,
     OVERLOADED: Admissions._is_too_much,
     "UNAVAILABLE": Admissions._is_unserved,
     CIRCUIT_OPEN: Admissions._is_broken,
     POISON_REQUEST: Admissions._is_poison,
-    SESSION_LOST: lambda self, case, error, now: False,
-    WORKER_BUSY: lambda self, case, error, now: False,
+    SESSION_LOST: Admissions._is_for_its_session,
+    WORKER_BUSY: Admissions._is_for_its_session,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from bridge.protocol import messages as wire
-from tests.sim.asks import Ask
+from tests.sim.asks import PROGRAM, Ask
 from tests.sim.ledger import Broken, label
 from tests.sim.network import Link
 from tests.sim.noise import Noise
@@ -20,6 +20,8 @@ _LIES_EVERY: Final = 5
 _LIE: Final = 7
 # One tool in so many asks for something itself.
 _TOOLS_ASK_EVERY: Final = 6
+# What a program is called by, one request after the other.
+_NAMES: Final = (*(PROGRAM,) * 5, f"{PROGRAM}@live", f"{PROGRAM}@canary", f"{PROGRAM}@2")
 _PRINCIPALS: Final = ("ann", "ann", "bob", "eve")
 
 
@@ -56,7 +58,7 @@ class Client:
         flags = (wire.FLAG_EVENTS if work.events else 0) | (wire.FLAG_IDEMPOTENT if ask.idempotent else 0)
         self.up.send(
             wire.Request(
-                request_id=self._last_id, operation=ask.operation, pool=ask.pool, rows=ask.rows,
+                request_id=self._last_id, operation=self._name(ask), pool=ask.pool, rows=ask.rows,
                 deadline_ms=ask.deadline_ms, priority=ask.priority, flags=flags, idempotency_key=ask.key,
                 payload=ask.payload or b"%d" % self._last_id, parent_request_id=parent_id,
                 depth=0 if self._last_id % _LIES_EVERY else _LIE, event_window=work.events and self._last_id % 2,
@@ -64,6 +66,9 @@ class Client:
             )
         )  # fmt: skip
         return self._last_id
+
+    def _name(self, ask: Ask) -> str:
+        return _NAMES[self._last_id % len(_NAMES)] if ask.operation == PROGRAM else ask.operation
 
     def _meant(self, ask: Ask) -> wire.InSession | None:
         if ask.meant == "elsewhere":

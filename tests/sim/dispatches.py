@@ -81,11 +81,16 @@ class Dispatches:
 
     def _told(self, desk: Desk, message: wire.Program) -> None:
         version = f"{message.name}@{message.program_version}"
+        ledger = self.ledger
+        desk.aliases = {alias: other for alias, other in desk.aliases.items() if other != message.program_version}
         if message.payload:
             desk.programs.add(version)
+            desk.aliases.update(dict.fromkeys(message.aliases, message.program_version))
             return
         desk.programs.discard(version)
-        if any(case.asks == version for case in desk.attempts.values()):
+        ledger.seen["version forgotten"] += 1
+        out = (case for other in ledger.desks.values() if not other.exited for case in other.attempts.values())
+        if any(case.asks == version for case in (*ledger.open.values(), *out)):
             broken("a version is known while it runs", f"{desk.worker_id} is to forget {version}")
 
     def _has_time(self, case: Case) -> bool:

@@ -33,6 +33,7 @@ from tests.sim.ledger import OUT, SETTLED, Case, Ledger
 from tests.sim.nesting import Nesting
 from tests.sim.resends import may_be_resent
 from tests.sim.restarts import Restarts
+from tests.sim.services import NAME, Services
 from tests.sim.sessions import Sessions
 from tests.sim.step import Step
 from tests.sim.suspects import Suspects
@@ -59,6 +60,7 @@ class Hearing:
         nesting: Nesting,
         kinship: Kinship,
         sessions: Sessions,
+        services: Services,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -70,6 +72,7 @@ class Hearing:
         self.admissions = admissions
         self._kinship = kinship
         self._sessions = sessions
+        self._services = services
         self.tables = tables
         self._by_kind: dict[type, Callable[[Any, bytes, float], None]] = {
             wire.Request: self._request,
@@ -128,7 +131,10 @@ class Hearing:
             ledger.last_id[peer] = request_id
             self.step.asking = case = ledger.new_case(message, peer, now)
             self._kinship.arrived(case, message, now)
-            self._sessions.arrived(case, message, now)
+            if message.session or message.in_session is not None:
+                self._sessions.arrived(case, message, now)
+            if case.pool == NAME:
+                self._services.arrived(case)
             self.admissions.arrived(case, now)
 
     def _cancel(self, message: wire.Cancel, peer: bytes, now: float) -> None:
@@ -206,6 +212,8 @@ class Hearing:
         desk.ready = not desk.stopping
         if desk.ready:
             self.restarts.ready(desk, now)
+            if desk.pool == NAME:
+                self._services.ready(desk)
 
     def _garbled(self, event: ProtocolBroken, peer: bytes, now: float) -> None:
         self.ledger.by_peer[peer].broken = True
@@ -220,12 +228,17 @@ class Hearing:
         desk.dead = desk.exited = True
         worker = self.tables.workers.get(event.worker_id)
         lost: list[tuple[Case, bool]] = []
-        self.suspects.died(desk, worker, now)
+        if desk.pool == NAME:
+            self._services.exited(desk)
+        else:
+            self.suspects.died(desk, worker, now)
         for epoch in sorted(desk.attempts):
             waits = epoch in desk.paused
             case = desk.take(epoch)
             if case is None:
                 continue
+            if case.talk is not None and desk.marked(epoch):
+                self._sessions.died(case, desk)
             if case.state == SETTLED:
                 heir = self.keys.bereaved(case) if desk.marked(epoch) else None
                 if heir is None:
@@ -276,10 +289,9 @@ class Hearing:
         )
 
     def _programmed(self, event: ProgramSet, peer: bytes, now: float) -> None:
-        if event.versions:
-            self.ledger.programs[event.name] = event.versions[0].pool, event.aliases["live"]
-        else:
-            self.ledger.programs.pop(event.name, None)
+        pools = {version.version: version.pool for version in event.versions}
+        self.ledger.seen["swapped while it runs"] += any("@" in case.asks for case in self.ledger.open.values())
+        self.ledger.set_program(event.name, pools, event.aliases)
 
     def _operated(self, event: Any, peer: bytes, now: float) -> None:
         ledger = self.ledger
@@ -306,8 +318,8 @@ class Hearing:
         [fingerprint] = [
             known
             for known in self.suspects.letters
-            if (known[0].partition("@")[0], *known[1:]) == (message.operation, message.payload, message.lm)
-            and letter.fingerprint == fingerprint_of(message, version_of(known[0]))
+            if (known[0][0], *known[1:]) == (message.operation, message.payload, message.lm)
+            and letter.fingerprint == fingerprint_of(message, version_of(known[0][1]))
         ]
         self.suspects.released(fingerprint, now, pardoned=type(event) is PardonLetter)
 

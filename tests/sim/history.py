@@ -6,7 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tests.sim.ledger import Broken
-from tests.sim.quiescence import audit_books, check_answers, settle_down, shrink_down, stop
+from tests.sim.quiescence import (
+    audit_books,
+    check_answers,
+    end_sessions,
+    forget_programs,
+    settle_down,
+    shrink_down,
+    stop,
+)
 from tests.sim.schedule import Schedule, describe, generate
 from tests.sim.story import Story
 from tests.sim.world import START_S, World
@@ -71,6 +79,8 @@ def _play(schedule: Schedule, seen: Counter[str], story: Story | None) -> None:
 
     world.run(done)
     settle_down(world)
+    end_sessions(world)
+    forget_programs(world)
     shrink_down(world)
     stop(world)
     check_answers(world)

@@ -28,6 +28,7 @@ from tests.sim.modes import Modes
 from tests.sim.nesting import Nesting, takes_more
 from tests.sim.outcomes import Outcomes, desk_of
 from tests.sim.restarts import Restarts
+from tests.sim.services import Services
 from tests.sim.sessions import Sessions
 from tests.sim.sizes import Sizes
 from tests.sim.step import Step, broken
@@ -53,15 +54,40 @@ class Auditor:
         nesting = Nesting(ledger, self.step)
         self._kinship = kinship = Kinship(ledger, self.step)
         self.sessions = sessions = Sessions(ledger, self.step, circuits, kinship, tables)
-        admissions = Admissions(ledger, self.step, circuits, suspects, keys, self._modes, kinship, sessions, tables)
+        services = Services(ledger, self.step, tables)
+        admissions = Admissions(
+            ledger, self.step, circuits, suspects, keys, self._modes, kinship, sessions, services, tables
+        )
         self._hearing = Hearing(
-            ledger, self.step, self.restarts, circuits, suspects, keys, admissions, nesting, kinship, sessions, tables
+            ledger,
+            self.step,
+            self.restarts,
+            circuits,
+            suspects,
+            keys,
+            admissions,
+            nesting,
+            kinship,
+            sessions,
+            services,
+            tables,
         )
         self._dispatches = Dispatches(
             ledger, self.step, self.kills, circuits, admissions, suspects, nesting, kinship, sessions, tables
         )
         self._outcomes = Outcomes(
-            ledger, self.step, circuits, admissions, keys, suspects, self.kills, nesting, kinship, sessions, tables
+            ledger,
+            self.step,
+            circuits,
+            admissions,
+            keys,
+            suspects,
+            self.kills,
+            nesting,
+            kinship,
+            sessions,
+            services,
+            tables,
         )
         self._accepted = admissions.accepted
         self._sizes = Sizes(ledger, tables)
@@ -134,7 +160,8 @@ class Auditor:
         if step.pushed_out:
             step.pushed_out.clear()
         kind = type(event)
-        self.sessions.after(event, now)
+        if self.sessions.are_on:
+            self.sessions.after(event, now)
         if kind is Tick:
             self._outcomes.heed_the_deaf(now)
             self._after_tick(now)

@@ -1,4 +1,4 @@
-"""The store of a world whose sessions are kept, and who writes it: now and then it cannot, or cannot say that it did."""
+"""The store of a world whose sessions are kept: now and then it cannot be written, or nobody says that it was."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import replace
 
 from bridge.protocol import messages as wire
-from pools.core.events import SaveBatch, SessionImage, SessionRestored, SessionsSaved, SessionsSynced, SessionsUnsaved
+from pools.core.events import (
+    SaveBatch,
+    SessionImage,
+    SessionRestored,
+    SessionsSaved,
+    SessionsSynced,
+    SessionsUnsaved,
+    Tick,
+)
 from pools.core.fleet import Fleet
 from tests.sim.ledger import Broken, Case, label
 from tests.sim.noise import Noise
 
 if TYPE_CHECKING:
-    from tests.sim.sessions import Talk
+    from tests.sim.talk import Talk
     from tests.sim.world import World
 
 _WRITES_S: Final = 0.004
@@ -23,23 +31,23 @@ _OLD: Final = "old"
 
 
 class Keeper:
-    """rows: what is in the store, by principal and id. held: answers that wait for it, by request id, with what they
-    wait for: a session, and the change.
+    """rows: what is in the store, by principal and id. held: answers that wait for it, by request id, with the case
+    and the change of its session.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._noise = Noise(world.seed, "keeper")
         self.rows: dict[tuple[str, str], SessionImage] = {}
-        self.held: dict[int, tuple[wire.Reply, Talk, int]] = {}
+        self.held: dict[int, tuple[wire.Reply, Case, int]] = {}
         self.news: list[tuple[bytes, wire.Reply]] = []  # answers that the fleet has held back in this step
         self._is_out = self._must_wait = False
         self.fails_until = 0.0
         saves: Any = world.fleet._tables.saves
         holds = saves.holds
 
-        def noting(session: Any, peer: bytes, reply: wire.Reply) -> bool:
-            is_held = holds(session, peer, reply)
+        def noting(session: Any, peer: bytes, reply: wire.Reply, *args: Any) -> bool:
+            is_held = holds(session, peer, reply, *args)
             if is_held:
                 self.news.append((peer, reply))
             return bool(is_held)
@@ -127,14 +135,15 @@ class Keeper:
         if case is None or case.talk is None:
             raise Broken("answers wait for their session", label(reply.request_id))
         self._world.seen["answer held back"] += 1
-        self.held[reply.request_id] = reply, case.talk, case.talk.seq
+        self.held[reply.request_id] = reply, case, case.talk.seq
 
     def release(self, reply: wire.Reply, event: Any) -> bool:
         """Return whether an answer is one that waited; check that it need not any more."""
         known = self.held.pop(reply.request_id, None)
         if known is None:
             return False
-        answer, talk, seq = known
+        answer, case, seq = known
+        talk: Talk = case.talk
         if reply != answer:
             raise Broken("answers wait for their session", f"{reply} instead of {answer}")
         if type(event) is SessionsSaved:
@@ -142,6 +151,10 @@ class Keeper:
             is_there = row is not None and (row.generation, row.seq) >= (talk.generation, seq)
             if not (is_there or talk.ended):
                 raise Broken("what is answered is kept", f"{talk}, change {seq}: {row}")
+        elif talk.ended:
+            self._world.seen["answer of what has ended"] += 1
+        elif type(event) is Tick and case.deadline is not None and case.deadline <= self._world.clock.now:
+            self._world.seen["answer out of time"] += 1
         elif type(event) is not SessionsUnsaved and self._world.ledger.drain_due is None:
             raise Broken("what is answered is kept", f"{talk}, change {seq}, at {type(event).__name__}")
         else:
@@ -177,7 +190,7 @@ class Keeper:
         for row in self.rows.values():
             heir.handle(SessionRestored(row), now)
         for name, row in self.rows.items():
-            session = heir.session(*name, 0, now)
+            session = heir._tables.sessions.by_key["\0".join(name)]
             restored = session.generation, session.seq, session.state, bool(session.lost)
             if restored != (*kept[name], row.on_loss == "fail"):
                 raise Broken("sessions are restored as they were", f"{restored} instead of {kept[name]}")

@@ -55,10 +55,10 @@ class Case:
     """
 
     __slots__ = (
-        "answered_cancel", "asks", "astray", "base", "blamed", "came_at", "cancel", "client_asked", "deadline", "deadline_ms",
-        "deaths", "depth", "desk", "digest", "due", "elsewhere", "epoch", "expired", "fingerprint", "flags", "key",
-        "lost_at", "name", "operation", "parent", "peer", "pool", "principal", "priority", "rank", "request_id",
-        "resends", "rows", "runs", "sent_at", "session", "state", "talk", "told", "work",
+        "answered_cancel", "asks", "astray", "base", "blamed", "came_at", "cancel", "client_asked", "deadline",
+        "deadline_ms", "deaths", "depth", "desk", "digest", "due", "elsewhere", "epoch", "expired", "fingerprint",
+        "flags", "key", "lost_at", "name", "operation", "parent", "peer", "pool", "principal", "priority", "rank",
+        "request_id", "resends", "rows", "runs", "sent_at", "session", "state", "talk", "told", "work",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +74,7 @@ class Case:
         self.principal = principal
         self.priority = message.priority
         self.key = message.idempotency_key
-        self.fingerprint = (asks, message.payload, message.lm)
+        self.fingerprint = ((message.operation, asks), message.payload, message.lm)
         self.name = (principal, message.operation, message.idempotency_key)
         self.digest = (pool, message.lm, message.rows, message.payload)
         self.work: Any = None
@@ -105,7 +105,7 @@ class Case:
     def go_elsewhere(self, pool: str, operation: str, asks: str) -> None:
         """Run as another operation, or in another pool, than was asked for."""
         self.pool, self.operation, self.elsewhere, self.asks = pool, operation, True, asks
-        self.fingerprint = (asks, *self.fingerprint[1:])
+        self.fingerprint = ((operation, asks), *self.fingerprint[1:])
 
     @property
     def lane(self) -> Lane:
@@ -139,8 +139,8 @@ class Desk:
     """
 
     __slots__ = (
-        "alone", "attempts", "broken", "dead", "exited", "held", "killed", "killed_at", "last_heard", "launched_at",
-        "page", "paused", "peer", "pool", "programs", "ready", "stopping", "worker_id",
+        "aliases", "alone", "attempts", "broken", "dead", "exited", "held", "killed", "killed_at", "last_heard",
+        "launched_at", "page", "paused", "peer", "pool", "programs", "ready", "stopping", "worker_id",
     )  # fmt: skip
 
     def __init__(self, worker_id: str, now: float) -> None:
@@ -153,6 +153,7 @@ class Desk:
         self.held = 0
         self.paused: set[int] = set()
         self.programs: set[str] = set()
+        self.aliases: dict[str, int] = {}
         self.ready = False
         self.dead = False
         self.exited = False
@@ -222,7 +223,8 @@ class Ledger:
         self.principal_rows: Counter[str] = Counter()
         self.accepted_rows = dict.fromkeys(self.pools, 0)
         self.resent = dict.fromkeys(self.pools, 0)
-        self.programs: dict[str, tuple[str, int]] = {}  # the pool and the version of what is live
+        self.programs: dict[str, tuple[str, str]] = {}  # by what can be called: its pool, what workers are asked for
+        self.versions: dict[str, int] = {}  # of the program: by alias
         self.bounds = {pool.name: (pool.size, pool.max_size or pool.size) for pool in config.pools}
         self.memory_paused = False
         self.memory_used = self.cpu_used = 0.0
@@ -251,7 +253,21 @@ class Ledger:
 
     def asks(self, operation: str) -> str:
         """Return what workers are asked for where a caller asks for an operation."""
-        return f"{operation}@{self.programs[operation][1]}" if operation in self.programs else operation
+        return self.programs[operation][1] if operation in self.programs else operation
+
+    def is_unknown(self, operation: str) -> bool:
+        """Whether an operation names a version of a program to which no alias leads."""
+        return "@" in operation and operation not in self.programs
+
+    def set_program(self, name: str, pools: dict[int, str], aliases: dict[str, int]) -> None:
+        """A program has these versions, each in its pool, and these aliases; without any it is gone."""
+        self.versions = aliases
+        self.programs.clear()
+        for alias, version in aliases.items():
+            served = pools[version], f"{name}@{version}"
+            self.programs[f"{name}@{alias}"] = self.programs[served[1]] = served
+            if alias == "live":
+                self.programs[name] = served
 
     def new_case(self, message: wire.Request, peer: bytes, now: float) -> Case:
         pool, asks = self.home(message), self.asks(message.operation)

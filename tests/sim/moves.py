@@ -18,16 +18,15 @@ from pools.core.events import (
     Exited,
     MemoryRead,
     PardonLetter,
-    ProgramSet,
     Resize,
     Restart,
-    ServedVersion,
     Signalled,
 )
-from tests.sim import scenes, talks
-from tests.sim.asks import PROGRAM, Ask, draw_ask
+from tests.sim import conversations, deployments, scenes
+from tests.sim.asks import Ask, draw_ask
 from tests.sim.families import draw_family
 from tests.sim.noise import pick
+from tests.sim.services import ASKED, INNER, NAME, PLACE
 from tests.sim.work import Work
 from tests.sim.worker import SIGKILL, Process
 
@@ -56,7 +55,7 @@ class Move(NamedTuple):
 class MoveKind(NamedTuple):
     """How a kind of move is drawn, made and told. weight: how often it is drawn, 0 = in histories with sessions alone.
 
-    in_sessions: how often it is there.
+    in_sessions: how often it is there. in_services: in those where the coordinator's own process is asked.
     """
 
     weight: int
@@ -64,6 +63,7 @@ class MoveKind(NamedTuple):
     make: Callable[..., None]
     text: str
     in_sessions: int = 0
+    in_services: int = 0
 
 
 # --- clients ----------------------------------------------------------------------------------------
@@ -222,15 +222,6 @@ def _stall(world: World, for_s: float) -> None:
         world.shell.stand_still(for_s)
 
 
-def _deploy(world: World, pool: str, version: int) -> None:
-    served = (ServedVersion(version, pool, b"spec %d" % version),)
-    world.shell.look(world.shell.step, ProgramSet(PROGRAM, served, {"live": version}))
-
-
-def _undeploy(world: World) -> None:
-    world.shell.look(world.shell.step, ProgramSet(PROGRAM, (), {}))
-
-
 def _drain(world: World, budget_s: float) -> None:
     world.shell.look(world.shell.step, Drain(budget_s))
 
@@ -369,44 +360,103 @@ MOVES: Final[dict[str, MoveKind]] = {
     ),
     "deploy": MoveKind(
         3,
-        lambda random, config: (pick(random, config.pools).name, random.randint(1, 3)),
-        _deploy,
-        "version {1} of program qa to pool {0}",
+        lambda random, config: (pick(random, config.pools).name, random.randint(1, 3), pick(random, (0, 0, 1, 2, 4))),
+        deployments.deploy,
+        "version {1} of program qa to pool {0}, {2} as its canary",
     ),
-    "undeploy": MoveKind(1, lambda random, _: (), _undeploy, "program qa"),
+    "undeploy": MoveKind(1, lambda random, _: (), deployments.undeploy, "program qa"),
     "letter": MoveKind(
         7, lambda random, _: (random.random() < 0.5,), _letter, "the oldest dead letter leaves, pardoned={0}"
     ),
-    "talk": MoveKind(0, talks.draw_talk, scenes.submit, "client {0}: {1}, {2}", 50),
-    "chat": MoveKind(0, talks.draw_chat, talks.chat, "clients 1 and 4, {0} times: {1}, {2}", 20),
+    "talk": MoveKind(0, conversations.draw_talk, scenes.submit, "client {0}: {1}, {2}", 50),
+    "chat": MoveKind(0, conversations.draw_chat, conversations.chat, "clients 1 and 4, {0} times: {1}, {2}", 20),
     "open": MoveKind(
         0,
-        talks.draw_open,
-        talks.open_session,
+        conversations.draw_open,
+        conversations.open_session,
         "client {0}: session {1}, ttl_s={2}, affinity={3}, on_loss={4}",
         16,
     ),
     "expire": MoveKind(
         0,
         lambda random, _: (pick(random, (1, 4)), pick(random, ("s1", "s1", "s2")), pick(random, ("any", "opened"))),
-        talks.expire,
+        conversations.expire,
         "client {0}: session {1} ({2})",
         6,
     ),
     "circle": MoveKind(
         0,
         lambda random, _: (pick(random, (0.002, 0.05)),),
-        talks.circle,
+        conversations.circle,
         "calls ask for one in the other's session, {0} s of work",
         4,
     ),
     "evict": MoveKind(
         0,
         lambda random, _: (pick(random, ("killed", "killed", "taken out of service")),),
-        talks.evict,
+        conversations.evict,
         "the worker of the first session is {0}",
         10,
     ),
-    "outage": MoveKind(0, lambda random, _: (pick(random, (0.01, 0.5)),), talks.outage, "nothing is kept for {0} s", 5),
+    "crowd at home": MoveKind(
+        0,
+        lambda random, _: (pick(random, (0.03, 0.2)), random.random() < 0.5),
+        conversations.crowd_at_home,
+        "a strict session is called while its worker is busy, {0} s of work, and leaves={1}",
+        14,
+    ),
+    "outage": MoveKind(
+        0, lambda random, _: (pick(random, (0.01, 0.5)),), conversations.outage, "nothing is kept for {0} s", 10
+    ),
+    "swap": MoveKind(
+        0,
+        lambda random, config: (
+            config.pools[0].name,
+            pick(random, (0.02, 0.2)),
+            random.randint(1, 3),
+            random.random() < 0.5,
+        ),
+        deployments.swap,
+        "clients call program qa in pool {0}, {1} s of work, and version {2} comes meanwhile; a worker ends={3}",
+        0,
+        6,
+    ),
+    "consult": MoveKind(
+        0,
+        lambda random, _: (
+            1 + int(random.random() * 4),
+            _client(random),
+            Ask(pick(random, (ASKED,) * 9 + (INNER,)), deadline_ms=pick(random, (None, None, 40.0, 2000.0))),
+            Work(pick(random, (0.0001, 0.01, 0.2)), pick(random, ("ok",) * 6 + ("error", "crash", "hang", "late"))),
+        ),
+        _burst,
+        "{0} times client {1}: {2}, {3}",
+        0,
+        20,
+    ),
+    "bury": MoveKind(
+        0,
+        lambda random, _: (PLACE, pick(random, ("killed", "killed", "silently"))),
+        _on_process(_kill),
+        "{0} {1}",
+        0,
+        8,
+    ),
+    "bewitch": MoveKind(
+        0,
+        lambda random, _: (PLACE, pick(random, _CURSES), pick(random, (1, 1, 2, 4))),
+        _curse,
+        "{0}: {1}, the next {2} lives",
+        0,
+        4,
+    ),
+    "renew": MoveKind(
+        0,
+        lambda random, _: (NAME, pick(random, (None, 0.05))),
+        _restart,
+        "{0}, grace_s={1}",
+        0,
+        3,
+    ),
     "drain": MoveKind(1, lambda random, _: (pick(random, (0.0, 0.02, 0.5, 5.0)),), _drain, "within {0} s"),
 }

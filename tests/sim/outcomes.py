@@ -24,6 +24,7 @@ from tests.sim.kills import Kills
 from tests.sim.kinship import Kinship
 from tests.sim.ledger import OUT, QUEUED, SETTLED, WAITING, Case, Desk, Ledger, label
 from tests.sim.nesting import Nesting
+from tests.sim.services import NAME, Services
 from tests.sim.sessions import Sessions, waits_in_line
 from tests.sim.step import Step, broken
 from tests.sim.suspects import Suspects
@@ -56,6 +57,7 @@ class Outcomes:
         nesting: Nesting,
         kinship: Kinship,
         sessions: Sessions,
+        services: Services,
         tables: Any,
     ) -> None:
         self.ledger = ledger
@@ -68,6 +70,7 @@ class Outcomes:
         self._nesting = nesting
         self._kinship = kinship
         self._sessions = sessions
+        self._services = services
         self.tables = tables
 
     def to_client(self, peer: bytes, message: Any, now: float) -> None:
@@ -119,7 +122,8 @@ class Outcomes:
         self.ledger.settle(case)
         self._keys.settled(case, reply, now, was_shed=case is self.step.shed)
         self._kinship.settled(case)
-        self._sessions.settled(case)
+        if case.talk is not None:
+            self._sessions.settled(case)
         if case.client_asked:
             self.step.must_answer.append(case)
 
@@ -185,6 +189,8 @@ class Outcomes:
         return ""
 
     def _check_lost(self, case: Case, error: BridgeError, now: float) -> str:
+        if case.pool == NAME:
+            return "what services held is unavailable"
         executed = error.details.get("executed")
         if case.state == WAITING:
             self.heed_the_deaf(now)
@@ -275,6 +281,8 @@ class Outcomes:
         return "" if case.fingerprint in self._suspects.letters else "it is not in quarantine"
 
     def _check_unavailable(self, case: Case, error: BridgeError, now: float) -> str:
+        if case.pool == NAME:
+            return self._services.why_not(case, str(error.details.get("executed")))
         if case.state == OUT:
             return "a worker has it"
         return "" if not self._any_ready(case.pool) else "a worker is ready"

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from pools.core.events import Drain
+from pools.core.events import Drain, ExpireSession
+from tests.sim.asks import PROGRAM
 from tests.sim.ledger import Broken, label
+from tests.sim.services import NAME
 from tests.sim.sizes import LOOKS_EVERY_S, SHRINKS_AFTER_S, SHRINKS_EVERY_S
 from tests.support.books import check_books
 from tests.support.fleet import Sim
 
 if TYPE_CHECKING:
+    from tests.sim.worker import Process
     from tests.sim.world import World
 
 # Every backoff, grace period and heartbeat limit of a history is over by then, several times.
 CALM_S: Final = 60.0
 STOP_S: Final = 4.0
+# A version that nobody runs is forgotten by then.
+_FORGOTTEN_S: Final = 1.5
+# A session with less time to live is let expire.
+_SOON_S: Final = 0.5
+# What has expired is swept, and forgotten by the store, by then.
+_SWEPT_S: Final = 2.0
 # Longer than any message travels.
 _ARRIVES_S: Final = 5.0
 
@@ -53,7 +62,7 @@ def audit_books(world: World) -> None:
 
 
 def settle_down(world: World) -> None:
-    """Stop all mischief; run until nothing is under way and every pool has its workers."""
+    """Stop all mischief; run until nothing is under way and every pool has its workers; check what is left."""
     world.calm()
     limit = world.clock.now + CALM_S
     world.run(lambda: world.clock.now >= limit or (_is_quiet(world) and world.clock.now >= world.shell.still_until))
@@ -82,6 +91,8 @@ def settle_down(world: World) -> None:
 def _check_tables(tables: Any) -> None:
     """Nothing is left of what waited beside the queues, of reservations, leases, tool calls and accounts."""
     pools = tables.pools.values()
+    if tables.stirred or tables.leavers or any(pool.lined for pool in pools):
+        raise Broken("tables are empty at the end", "somebody waits for a turn")
     if tables.keys.running or any(pool.following for pool in pools):
         raise Broken("tables are empty at the end", f"{len(tables.keys.running)} keys run")
     if any(pool.seclusion is not None and pool.seclusion.waiting for pool in pools):
@@ -94,6 +105,63 @@ def _check_tables(tables: Any) -> None:
         raise Broken("tables are empty at the end", "what belonged to attempts")
     if any(account.in_flight for account in tables.accounts.values()):
         raise Broken("tables are empty at the end", "a principal's rows")
+
+
+def forget_programs(world: World) -> None:
+    """Let versions be forgotten that no name leads to: workers know what there is, and by its names."""
+    if not world.ledger.programs and not world.fleet._tables.programs.versions:
+        return
+    if world.ledger.drain_due is not None:
+        return
+    until = world.clock.now + _FORGOTTEN_S
+    world.run(lambda: world.clock.now >= until)
+    versions = world.ledger.versions
+    wanted = {f"{PROGRAM}@{version}" for version in versions.values()}
+    for worker in world.fleet._tables.workers.values():
+        desk = world.ledger.desks[worker.worker_id]
+        if (
+            desk.pool != NAME
+            and desk.ready
+            and not desk.stopping
+            and (desk.programs, desk.aliases) != (wanted, versions)
+        ):
+            raise Broken("workers know the programs", f"{desk.worker_id}: {desk.programs}, {desk.aliases}")
+
+
+def end_sessions(world: World) -> None:
+    """End all sessions, or let them expire where that is soon: nothing is left, with the fleet or its workers."""
+    sessions = world.auditor.sessions
+    if not sessions.used or world.ledger.drain_due is not None:
+        return
+    if world.keeper is not None:
+        world.keeper.check()
+    # What was said last may still be on its way, and begin another.
+    limit = world.clock.now + _ARRIVES_S + _SWEPT_S
+    while _has_sessions(world) and world.clock.now < limit:
+        for (principal, session_id), talk in list(sessions.talks.items()):
+            if talk.options[0] > _SOON_S and not talk.has_expired(world.clock.now):
+                world.shell.step(ExpireSession(principal, session_id))
+        until = world.clock.now + _SOON_S
+        world.run(lambda until=until: not _has_sessions(world) or world.clock.now >= until)  # type: ignore[misc]
+    left = world.fleet._tables.sessions
+    if left.by_key or left.of_principal or left.bytes or len(left._expiries):
+        raise Broken("tables are empty at the end", f"sessions: {sorted(left.by_key)}, {left.bytes} bytes")
+    for process in world.processes.values():
+        if _has_copies(process):
+            raise Broken("workers forget what ended", f"{process.desk.worker_id}: {process.visits.copies.keys()}")
+    if world.keeper is not None and world.keeper.rows:
+        raise Broken("what ended is not kept", f"{world.keeper.rows}")
+
+
+def _has_sessions(world: World) -> bool:
+    """Whether anything of a session is left: with the fleet, its workers, or in the store."""
+    if world.fleet._tables.sessions.by_key or any(_has_copies(process) for process in world.processes.values()):
+        return True
+    return world.keeper is not None and bool(world.keeper.rows or not world.keeper.is_quiet)
+
+
+def _has_copies(process: Process) -> bool:
+    return process.alive and not process.down.cut and bool(process.visits.copies)
 
 
 def _is_quiet(world: World) -> bool:
@@ -112,6 +180,8 @@ def _is_quiet(world: World) -> bool:
 
 def _is_complete(world: World, pool: Any) -> bool:
     """Whether a pool has just the workers that it is to have: as many as its bounds say, but for those taken out."""
+    if not pool.asked:
+        return not pool.lives
     wanted, (least, most) = len(pool.wanted), world.ledger.bounds[pool.name]
     if len(pool.ready) != wanted or len(pool.lives) != wanted or pool.succession is not None:
         return False

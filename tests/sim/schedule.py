@@ -9,9 +9,10 @@ from random import Random
 from typing import Final
 
 from pools.config import BreakerConfig, DegradationConfig, FleetConfig, PoolConfig, RestartConfig
+from tests.sim.conversations import draw_sessions, has_sessions
 from tests.sim.moves import MOVES, Move
 from tests.sim.noise import pick
-from tests.sim.talks import draw_sessions, has_sessions
+from tests.sim.services import has_services, with_services
 
 # Moves of a history: mostly few, for a short history is played and read quickly; sometimes many.
 _SIZES: Final = (4, 6, 7, 8, 10, 14)
@@ -24,6 +25,8 @@ _NAMES: Final = tuple(MOVES)
 _WEIGHTS: Final = tuple(itertools.accumulate(kind.weight for kind in MOVES.values()))
 # In a history with sessions so many moves are about them.
 _TALKS: Final = 0.6
+_SERVED: Final = 0.4
+_SERVICES_WEIGHTS: Final = tuple(itertools.accumulate(kind.in_services for kind in MOVES.values()))
 _TALK_WEIGHTS: Final = tuple(itertools.accumulate(kind.in_sessions for kind in MOVES.values()))
 
 
@@ -61,6 +64,8 @@ def generate(seed: int, size: int | None = None) -> Schedule:
     talks = has_sessions(seed)
     if talks:
         config = replace(config, sessions=draw_sessions(random))
+    services = has_services(seed)
+    own = with_services(random, config) if services else {}
     at = 0.0
     moves = []
     # Most histories begin with ready workers, some while they boot.
@@ -69,10 +74,14 @@ def generate(seed: int, size: int | None = None) -> Schedule:
     size = size_of(seed) if size is None else size
     for _ in range(size):
         at += _RARE_GAP_S if random.random() < _RARE else pick(random, _GAPS_S)
-        weights = _TALK_WEIGHTS if talks and random.random() < _TALKS else _WEIGHTS
+        weights = _WEIGHTS
+        if talks and random.random() < _TALKS:
+            weights = _TALK_WEIGHTS
+        elif services and random.random() < _SERVED:
+            weights = _SERVICES_WEIGHTS
         name = _NAMES[bisect(weights, random.random() * weights[-1])]
         moves.append(Move(round(at, 4), name, MOVES[name].draw(random, config)))
-    return Schedule(seed, size, config, tuple(moves))
+    return Schedule(seed, size, replace(config, **own), tuple(moves))
 
 
 def parse(text: str) -> Schedule:

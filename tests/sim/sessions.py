@@ -21,6 +21,7 @@ from bridge.protocol.errors import (
     BridgeError,
 )
 from bridge.protocol.sessions import cut_tail, unpack_change, unpack_snapshot
+from pools.config import SessionsConfig
 from pools.core.events import ExpireSession, OpenSession, SessionRestored, SessionsSynced
 from pools.core.states import READY
 from tests.sim.circuits import Circuits
@@ -28,54 +29,18 @@ from tests.sim.keys import is_out
 from tests.sim.kinship import Kinship
 from tests.sim.ledger import FOLLOWING, OUT, SETTLED, Case, Desk, Ledger
 from tests.sim.step import Step, broken
+from tests.sim.talk import Name, Options, Talk
 
-Name = tuple[str, str]  # principal, id
-Options = tuple[float, str, str]  # ttl_s, affinity, on_loss
 _FAIL_FAST: Final = "strict_fail_fast"
 # An operation that puts values into a session's state without being a turn in it.
 SET: Final = "session.set"
 
 
-class Talk:
-    """One session. seq, state: as its last answer left them. at: where the live copy is, or was. home: where its calls
-    go. holder: who has the turn. line: who waits for it, the oldest first. used_at: when it was left last.
-    """
-
-    __slots__ = (
-        "at", "ended", "generation", "holder", "home", "kept", "line", "lost", "name", "options", "seq", "state",
-        "used_at",
-    )  # fmt: skip
-
-    def __init__(self, name: Name, options: Options, now: float) -> None:
-        self.name = name
-        self.options = options
-        self.used_at = now
-        self.generation = 0
-        self.seq = 0
-        self.state = b""
-        self.at: Desk | None = None
-        self.home: Desk | None = None
-        self.holder: Case | None = None
-        self.line: dict[int, Case] = {}
-        self.kept = self.lost = self.ended = False
-
-    @property
-    def key(self) -> str:
-        return "\0".join(self.name)
-
-    @property
-    def busy(self) -> bool:
-        return self.holder is not None or bool(self.line)
-
-    def has_expired(self, now: float) -> bool:
-        return not self.busy and self.used_at + self.options[0] <= now
-
-    def __repr__(self) -> str:
-        return f"session {self.name[1]} of {self.name[0]} ({self.generation & 0xFFFFFFFF})"
-
-
 class Sessions:
-    """The sessions of one history. tables: the fleet's, read for who serves and for what it has of each session."""
+    """The sessions of one history. tables: the fleet's, read for who serves and for what it has of each session.
+
+    are_on: there may be any. used: there was one.
+    """
 
     def __init__(self, ledger: Ledger, step: Step, circuits: Circuits, kinship: Kinship, tables: Any) -> None:
         self._ledger = ledger
@@ -91,18 +56,17 @@ class Sessions:
         self.synced = not self._config.durable
         self.verdict = ""  # the code with which what has arrived must be refused, "" if with none
         self._crowded = False  # no further session may be begun
+        self.are_on = self._config != SessionsConfig()
         self.used = False
 
     # --- as they come -------------------------------------------------------------------------------
 
     def arrived(self, case: Case, message: wire.Request, now: float) -> None:
-        """A request has arrived: judge it by its session."""
-        self.verdict, self._crowded = "", False
-        if message.session or message.in_session is not None:
-            case.session = message.session
-            if message.operation == SET and not message.pool:
-                self._place(case, now)
-            self.verdict = self._judge(case, message, now)
+        """A request for a session has arrived: judge it by that."""
+        case.session = message.session
+        if message.operation == SET and not message.pool:
+            self._place(case, now)
+        self.verdict = self._judge(case, message, now)
 
     def _place(self, case: Case, now: float) -> None:
         """What is the session's own runs where that is."""
@@ -215,8 +179,7 @@ class Sessions:
 
     def settled(self, case: Case) -> None:
         """A case of a session has its outcome."""
-        if case.talk is not None:
-            case.talk.line.pop(case.request_id, None)
+        case.talk.line.pop(case.request_id, None)
 
     def dispatched(self, case: Case, desk: Desk, message: wire.Request) -> None:
         """Check an attempt in a session, which is about to be sent."""
@@ -277,6 +240,10 @@ class Sessions:
         talk.at = desk
         return replace(reply, payload=payload, session=None)
 
+    def died(self, case: Case, desk: Desk) -> None:
+        """A worker is buried with a call that ran in a session: that was there, whatever was said of it."""
+        case.talk.at = desk
+
     # --- beginnings and ends ------------------------------------------------------------------------
 
     def refused(self, error: BridgeError) -> None:
@@ -297,6 +264,7 @@ class Sessions:
         if kind is SessionsSynced:
             self.synced = self.synced or not event.problem
         error, self._error = self._error, None
+        self.verdict, self._crowded = "", False
         if not self.used and kind is not OpenSession:
             return
         if kind is OpenSession:
@@ -371,7 +339,10 @@ class Sessions:
         talk = self._find((event.principal, event.id), now)
         is_meant = talk is not None and event.generation in (0, talk.generation)
         if error is not None:
-            if is_meant or error.code != (SESSION_LOST if event.generation else NOT_FOUND):
+            code = SESSION_LOST if event.generation else NOT_FOUND
+            if not self.synced and (event.principal, event.id) not in self.talks:
+                code = UNAVAILABLE
+            if is_meant or error.code != code:
                 broken("sessions end when they are told to", f"{event}: {error}")
         elif not is_meant or talk is None:
             broken("sessions end when they are told to", f"{event}: there is none")

@@ -18,7 +18,7 @@ _FORGOTTEN_S: Final = 600.0
 # Answers of what did not run to its end, or never began.
 _CUT_SHORT: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
 
-Fingerprint = tuple[str, bytes | None, str]
+Fingerprint = tuple[tuple[str, str], bytes | None, str]
 
 
 class Suspects:

@@ -14,6 +14,7 @@ from tests.sim.ledger import Desk
 from tests.sim.nesting import waits_of
 from tests.sim.network import Link
 from tests.sim.noise import Noise
+from tests.sim.services import NAME
 from tests.sim.visits import Visits
 
 if TYPE_CHECKING:
@@ -200,7 +201,9 @@ class Process:
             if request.session:
                 self.visits.enter(request)
             work = self._world.works[request.request_id]
-            children = work.children or children_of(self._world.seed, request.epoch)
+            children = work.children
+            if not children and self.desk.pool != NAME:
+                children = children_of(self._world.seed, request.epoch)
             if children:
                 self._later(work.run_s * 0.3, self._ask, request, children, work.waits)
             else:

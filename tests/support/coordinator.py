@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -34,7 +35,8 @@ ONE_WORKER = {"general": {"size": 1}, "optimizer": {"size": 0}, "neural": {"size
 class CoordinatorProcess:
     """Starts a coordinator by the start order that `Orchestrator` uses; killed with all it started at the end."""
 
-    def __init__(self, folder: Path, *, drain_s: float = 5.0, **overrides: Any) -> None:
+    def __init__(self, folder: Path, *, drain_s: float = 5.0, prefix: Sequence[str] = (), **overrides: Any) -> None:
+        """prefix: a command that sets its surroundings up, and then becomes the one that follows it."""
         settings = {"run_dir": str(folder / "r"), "data_dir": str(folder / "d"), "pools": ONE_WORKER, **overrides}
         order = json.dumps({"overrides": settings, "private": True, "drain_s": drain_s})
         spec_fd = os.memfd_create("order")
@@ -45,7 +47,7 @@ class CoordinatorProcess:
         names = ("--spec-fd", "--ready-fd", "--lifeline-fd")
         words = [word for pair in zip(names, map(str, fds), strict=True) for word in pair]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, *words], pass_fds=fds, cwd=ROOT, stdin=subprocess.DEVNULL,
+            [*prefix, sys.executable, "-c", _BOOT, *words], pass_fds=fds, cwd=ROOT, stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         for fd in fds:

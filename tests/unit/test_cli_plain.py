@@ -11,7 +11,8 @@ import pytest
 
 from bridge.protocol.values import Prediction
 from orchestrator.cli.listings import new_lines
-from orchestrator.cli.plain import duration, mebibytes, milliseconds, plain, readable
+from orchestrator.cli.plain import duration, in_line, mebibytes, milliseconds, plain, printable, readable
+from orchestrator.cli.screen import fill, out, table
 
 VALUES: list[tuple[Any, Any]] = [
     (None, None),
@@ -47,6 +48,20 @@ def test_text_is_readable_as_it_is_and_the_rest_as_json() -> None:
     assert readable({"a": [1, "é"]}) == '{\n  "a": [\n    1,\n    "é"\n  ]\n}'
     assert readable(None) == "null"
     assert readable(numpy.zeros((2, 3), dtype=numpy.float32)).startswith("array of float32, shape (2, 3)\n")
+
+
+def test_texts_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "n\x1b[2J\x9b1m\x07\r\n\tx :smile: [bold]\x7f"
+    shown = "n\\x1b[2J\\x9b1m\\x07\\x0d\n\tx :smile: [bold]\\x7f"
+    assert printable(text) == shown
+    assert in_line(text) == shown.replace("\n\t", "\\n\\t")
+    console = out()
+    console.print(text, markup=False)
+    assert capsys.readouterr().out == shown.replace("\t", " " * 8) + "\n"
+    console.print(fill(table("note"), [[text]]))
+    told = capsys.readouterr().out
+    assert "n\\x1b[2J\\x9b1m" in told
+    assert not {"\x1b", "\x9b", "\x07", "\r"} & set(told)
 
 
 def test_units() -> None:

@@ -26,7 +26,7 @@ from orchestrator.client.dataset import read_rows
 from orchestrator.client.future import CancelOutcome, Future, Ticket, final_outcome
 from orchestrator.client.jobs import MAX_EVENTS, EventLog, OptimizationResult, read_result
 from orchestrator.client.remote import Planned
-from orchestrator.client.request import Call, encode_args, request_fields
+from orchestrator.client.request import Call, encode_args, request_fields, request_terms
 from orchestrator.client.signature_text import with_text
 from orchestrator.errors import (
     Cancelled,
@@ -62,7 +62,7 @@ def failed(code: str) -> Future:
 # --- requests ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("operation", ["", "x" * 201, None, 7, b"echo"])
+@pytest.mark.parametrize("operation", ["", "x" * 201, None, 7, b"echo", "\ud800"])
 def test_an_operation_is_a_short_text(operation: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         request_fields(operation, None, None, None)
@@ -76,11 +76,29 @@ def test_a_deadline_is_a_number_above_zero(deadline_s: Any) -> None:
     assert caught.value.path == "deadline_s"
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("pool", (7, None, None)), ("lm", (None, None, ""))])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("pool", (7, None, None)),
+        ("lm", (None, None, "")),
+        ("pool", ("\ud800", None, None)),
+        ("lm", (None, None, "a\udfff")),
+    ],
+    ids=["pool", "lm", "pool-surrogate", "lm-surrogate"],
+)
 def test_names_are_texts(name: str, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         request_fields("echo", *arguments)
     assert caught.value.path == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, 7, "\ud800"])
+def test_keys_and_sessions_are_texts(name: Any) -> None:
+    for path in ("idempotency_key", "session"):
+        with pytest.raises(InvalidRequest) as caught:
+            request_terms("normal", **{path: name})
+        assert caught.value.path == path
+    assert request_terms("normal", session="Zürich 🏔").session == "Zürich 🏔"
 
 
 def test_arguments_are_checked_where_they_are_sent() -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.protocol.errors import BridgeError
+from bridge.protocol.messages import OK, Reply
+from bridge.wallclock import unix_now
+from orchestrator.coordinator.event_log import EventLog
+from orchestrator.coordinator.internal import Internal
+from orchestrator.coordinator.run_counter import RunCounter
 from orchestrator.coordinator.sessions import Sessions, image_of, save_rows
 from pools.config import SessionsConfig
 from pools.core.events import SessionImage, SessionRestored, SessionsSynced
@@ -17,7 +23,12 @@ NOW = 1_700_000_000.0
 
 
 def ask(sim: Sim, operation: str, peer: bytes | None = None, **args: Any) -> Any:
-    return Sessions(sim.fleet).operations[operation](sim.client if peer is None else peer, args, sim.now)
+    sessions, peer = Sessions(sim.fleet), sim.client if peer is None else peer
+    if operation == "session_expire":
+        was_there = sessions.expire(peer, args, sim.now, Reply(request_id=7))
+        sim._collect()
+        return was_there
+    return sessions.operations[operation](peer, args, sim.now)
 
 
 def test_opening_attaches_and_says_whether_it_began() -> None:
@@ -41,6 +52,16 @@ def test_a_session_is_shown_as_it_is_kept() -> None:
     assert {**shown, "turns": 1} == {**row, "metrics": shown["metrics"], "state": b"S"}
 
 
+def test_a_part_is_shown_without_the_others() -> None:
+    sim = Sim()
+    answer(sim, call(sim), state=b"S" * 1000, turn=b"T" * 1000)
+    row = ask(sim, "sessions")["sessions"][0]
+    assert ask(sim, "session", id="s", parts=[]) == row
+    assert ask(sim, "session", id="s", parts=["state"]) == {**row, "state": b"S" * 1000}
+    assert ask(sim, "session", id="s", parts=["turns"]) == {**row, "turns": [b"T" * 1000]}
+    assert ask(sim, "session", id="s", parts=["metrics"])["metrics"]["count"] == 1
+
+
 def test_of_others_sessions_nothing_is_said() -> None:
     sim = Sim()
     answer(sim, call(sim))
@@ -57,7 +78,9 @@ def test_ending_says_whether_it_was_there() -> None:
     sim = Sim()
     generation = ask(sim, "session_open", id="s")["generation"]
     assert ask(sim, "session_expire", id="s", generation=generation) is True
+    assert sim.replies.pop(7).status == OK
     assert ask(sim, "session_expire", id="s", generation=generation) is False
+    assert 7 not in sim.replies
     with pytest.raises(BridgeError) as lost:
         ask(sim, "session", id="s", generation=generation)
     assert lost.value.details["reason"] == "ended"
@@ -75,6 +98,9 @@ def test_ending_says_whether_it_was_there() -> None:
         ("session_open", {"id": "s", "on_loss": "never"}, "on_loss"),
         ("session_open", {"id": "x" * 1000}, "session"),
         ("session", {"id": "s", "generation": "1"}, "generation"),
+        ("session", {"id": "s", "parts": "state"}, "parts"),
+        ("session", {"id": "s", "parts": ["state", "more"]}, "parts"),
+        ("session", {"id": "s", "parts": [["state"]]}, "parts"),
         ("session_expire", {"id": None}, "id"),
     ],
 )
@@ -106,6 +132,22 @@ def test_what_is_saved_comes_back() -> None:
     new = call(again, "another")
     assert found(again, "another").generation != before.generation
     answer(again, new)
+
+
+def test_one_that_cannot_be_read_keeps_no_other_from_being_restored(tmp_path: Path) -> None:
+    sim = Sim(pool(), sessions=SessionsConfig(durable=True))
+    good, bad = (save_rows([SessionImage("default", name, 1, 1, 60.0, "hint", "restore")], NOW)[0] for name in "ab")
+    for row in (good, bad):
+        row["touched_at"] = unix_now()
+    rows = [{**bad, "options": {}}, "no row", good]
+    events = EventLog(RunCounter.begin(tmp_path))
+    restore = Internal(sim.fleet, events, durable=True, programs=()).operations["session_restore"]
+    assert restore({"rows": rows, "last": True}, sim.now) is False
+    assert [row["id"] for row in ask(sim, "sessions")["sessions"]] == ["a"]
+    sim.tick(0.6)
+    [told] = sim.logs("sessions_not_restored")
+    assert told.fields["count"] == 2
+    assert "cannot be read" in told.fields["why"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class World:
     """A data directory, the coordinators that one after the other use it, and its store if it is opened."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.store: Store | None = None
         self.problem: StorageError | None = None
@@ -138,6 +139,15 @@ def test_where_the_counter_cannot_be_kept_the_clock_counts(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
+def test_a_run_goes_above_one_that_is_known_from_elsewhere(tmp_path: Path) -> None:
+    run = RunCounter.begin(tmp_path)
+    run.go_above(7)
+    assert (run.number, json.loads((tmp_path / FILE_NAME).read_bytes())) == (8, {"run": 8})
+    run.go_above(3)
+    run.end([])
+    assert RunCounter.begin(tmp_path).number == 9
+
+
 # --- what is kept -----------------------------------------------------------------------------------
 
 
@@ -187,6 +197,44 @@ def test_an_answer_has_a_size(world: World) -> None:
     assert len(world.log.read(0, 1_000, 5_000)) == 4
     assert len(world.log.read(0, 1_000, 0)) == 1
     assert len(world.log.read(0, 3, 1 << 20)) == 3
+
+
+# --- a store that is ahead of the counter -----------------------------------------------------------
+
+
+def test_events_of_this_run_come_behind_those_that_the_store_has(world: World, tmp_path: Path) -> None:
+    for _ in range(2):
+        world.tell(2)
+        world.save()
+        world.stop()
+        world.start()
+    world.save()
+    kept = world.read()
+    other = World(tmp_path / "new")  # another data directory, with this store
+    other.store = world.store
+    other.log.go_above(kept[-1].seq >> 32)
+    other.tell(1)
+    other.save()
+    found = other.read()
+    assert found[: len(kept)] == kept
+    assert numbers(found[len(kept) :]) == [(4, 1), (4, 2), (4, 3)]
+    assert names(found[len(kept) :]) == ["coordinator_started", "run_renumbered", "happened"]
+    assert other.read(kept[-1].seq) == found[len(kept) :]
+    assert other.log.saved == other.log.last
+    other.store = None
+
+
+def test_what_earlier_runs_left_is_not_mistaken_for_what_the_store_has(world: World) -> None:
+    world.tell(3)
+    world.stop()
+    world.start()
+    world.log.go_above(world.log.run - 1)
+    assert numbers(world.read())[0] == (1, 1), "a store that is not ahead changes nothing"
+    world.log.go_above(5)
+    found = world.read()
+    assert [run for run, _ in numbers(found)] == [6] * 3
+    assert names(found) == ["coordinator_started", "run_renumbered", "events_lost"]
+    assert found[2].fields["why"].startswith("5 events of earlier runs")
 
 
 # --- readers, over everything that happens ----------------------------------------------------------

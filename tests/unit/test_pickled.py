@@ -131,3 +131,16 @@ def test_what_another_python_has_pickled(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         assert pickled.read(pinned(tmp_path), is_allowed=True).data
     assert "pickled_by_another_dspy" in caplog.text
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large.pkl"
+    os.mkfifo(pipe)
+    large.write_bytes(b"x" * 65)
+    monkeypatch.setattr(pickled, "MAX_FILE_BYTES", 64)
+    for path, why in ((pipe, "no regular file"), (Path("/dev/zero"), "no regular file"), (large, "more than 64 bytes")):
+        assert why in refused({"pickled": str(path), "sha256": "0" * 64}).message
+        with pytest.raises(OSError, match=why):
+            pickled.digest(path)
+    large.write_bytes(b"x" * 64)
+    assert pickled.digest(large) == hashlib.sha256(b"x" * 64).hexdigest()

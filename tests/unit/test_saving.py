@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bridge.protocol import messages as wire
-from bridge.protocol.values import decode_value
+from bridge.protocol.values import decode_value, encode_value
 from orchestrator.coordinator.asking import SELF, Asking
 from orchestrator.coordinator.event_log import EventLog
 from orchestrator.coordinator.run_counter import RunCounter
@@ -30,7 +30,8 @@ class House:
             pool(size=1, slots=8), SERVICES, homes=HOMES, inner=INNER, sessions=SessionsConfig(durable=True)
         )  # fmt: skip
         asking = Asking(self.sim.fleet, self.sim.now)
-        self.saving = SavingSessions(self.sim.fleet, asking, EventLog(RunCounter.begin(folder)))
+        self.events = EventLog(RunCounter.begin(folder))
+        self.saving = SavingSessions(self.sim.fleet, asking, self.events)
         self._asking = asking
         self._heard = 0
         self.life = 0
@@ -74,13 +75,13 @@ class House:
         answer(self.sim, request_id, **(change or {"state": b"S", "turn": b"T"}))
         return request_id
 
-    def end(self, code: str = "") -> None:
+    def end(self, code: str = "", refused: list[dict[str, str]] | None = None) -> None:
         """Have the services process answer what it was asked for."""
         [request] = self.asked()
         if code:
             self.sim.reply_error(request.request_id, code)
         else:
-            self.sim.reply(request.request_id)
+            self.sim.reply(request.request_id, payload=encode_value({"refused": refused or []}))
         self.hear()
 
 
@@ -160,6 +161,37 @@ def test_the_end_waits_for_what_could_not_be_kept_and_for_the_process_that_keeps
     assert house.sim.tables.stopping
 
 
+def test_the_one_more_try_is_not_spent_on_a_process_that_is_dead_already(house: House) -> None:
+    house.change("a")
+    house.turn()
+    house.end("STORAGE")
+    house.sim.handle(Drain(30.0))  # while it seems to live
+    house.turn()
+    assert house.asked()
+    house.sim.die(house.services)
+    house.turn()
+    house.sim.tick(0.6)
+    assert not house.sim.tables.stopping
+    house.boot()
+    house.turn()
+    house.end()
+    house.sim.tick(0.6)
+    assert house.sim.tables.stopping
+    assert not house.sim.fleet.unsaved_sessions
+
+
+def test_of_what_cannot_be_stored_an_event_tells(house: House) -> None:
+    request = house.change("a")
+    house.turn()
+    house.end(refused=[{"principal": "default", "session": "a", "why": "no text"}])
+    assert request in house.sim.replies
+    assert not house.sim.fleet.unsaved_sessions
+    told = [event for event in house.events.read(0, 100, 1 << 20) if event.event == "session_not_kept"]
+    assert [(event.level, event.fields) for event in told] == [
+        ("error", {"principal": "default", "session": "a", "why": "no text"})
+    ]
+
+
 def test_the_end_does_not_wait_for_a_store_that_fails(house: House) -> None:
     house.change("a")
     house.turn()
@@ -171,3 +203,14 @@ def test_the_end_does_not_wait_for_a_store_that_fails(house: House) -> None:
     assert house.asked() == [], "it was tried once more"
     house.sim.tick(0.6)
     assert house.sim.tables.stopping
+
+
+def test_of_what_was_not_kept_by_the_end_an_event_tells(house: House) -> None:
+    house.saving.end()
+    house.change("a")
+    house.turn()
+    house.change("b")  # while the process that keeps them hangs
+    house.saving.end()
+    assert [(event.event, event.level, event.fields["count"]) for event in house.events.read(0, 9, 1 << 20)] == [
+        ("sessions_not_kept", "warning", 2)
+    ]

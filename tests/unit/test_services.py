@@ -10,17 +10,22 @@ from typing import Any
 
 import pytest
 
+from bridge.protocol.errors import BridgeError
 from bridge.protocol.worker_spec import WorkerSpec, decode_spec
 from bridge.worker.spec_secrets import secrets_of
-from orchestrator.bench.services import ServicesReport
+from orchestrator.bench.figures import FiguresReport
+from orchestrator.bench.services import figures_of
 from orchestrator.config import Settings, load
 from orchestrator.coordinator.births import Births, environment
-from orchestrator.coordinator.internal import is_needed, orders
+from orchestrator.coordinator.event_log import EventLog
+from orchestrator.coordinator.internal import Internal, is_needed, orders
+from orchestrator.coordinator.run_counter import RunCounter
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.services.keeper import StoreKeeper
 from orchestrator.services.orders import BUILDER, Orders
 from orchestrator.services.store import Store
 from pools.core.events import Launch
+from tests.support.fleet import Sim, pool
 
 URL = "postgresql+psycopg://dspool:a-secret-word@db.example/dspool"
 
@@ -87,6 +92,26 @@ def test_its_pool_s_name_is_nobody_else_s(tmp_path: Path) -> None:
     assert "services" not in {pool.name for pool in settings(tmp_path).pools}
 
 
+# --- what it tells the coordinator of the store -------------------------------------------------------
+
+
+def test_the_first_store_of_a_run_is_its_store_and_the_run_comes_after_those_that_used_it(tmp_path: Path) -> None:
+    sim, events = Sim(pool(size=1), run=1), EventLog(RunCounter.begin(tmp_path))
+    told = Internal(sim.fleet, events, durable=True, programs=()).operations
+    assert told["store_known"]({}, 0.0) == ""
+    told["store_opened"]({"identity": "a", "last_run": 0}, 0.0)
+    assert (told["store_known"]({}, 0.0), sim.fleet.run, events.run) == ("a", 1, 1)
+    told["store_opened"]({"identity": "a", "last_run": 1}, 0.0)
+    assert (sim.fleet.run, events.run) == (1, 1), "this run has written there meanwhile"
+
+    told = Internal(sim.fleet, events, durable=True, programs=()).operations
+    told["store_opened"]({"identity": "b", "last_run": 7}, 0.0)
+    assert (sim.fleet.run, events.run, events.last >> 32) == (8, 8, 8)
+    assert sim.tables.sessions.next_generation() >> 32 == 8
+    with pytest.raises(BridgeError):
+        told["store_opened"]({"identity": "b"}, 0.0)
+
+
 # --- the keeper of the store --------------------------------------------------------------------------
 
 
@@ -102,9 +127,10 @@ class Told:
 
 
 def keeper_of(
-    file: Path, told: Told, *, again_s: float = 0.0, sync: Callable[[Store], None] | None = None
+    file: Path, told: Told, *, again_s: float = 0.0, sync: Callable[[Store], None] | None = None, known: str = ""
 ) -> StoreKeeper:
-    return StoreKeeper(str(file), sync=sync or told.synced.append, report=told.report, again_s=again_s)
+    sync = sync or told.synced.append
+    return StoreKeeper(str(file), known=lambda: known, sync=sync, report=told.report, again_s=again_s)
 
 
 def test_a_store_that_opens_is_synced_before_anybody_gets_it(tmp_path: Path) -> None:
@@ -139,6 +165,22 @@ def test_a_store_that_does_not_is_tried_again_by_who_needs_it(tmp_path: Path) ->
     assert eager().where == str(file)
     assert told.reports[-1][1] == ""
     eager.close()
+
+
+def test_the_store_of_this_run_is_not_made_anew(tmp_path: Path) -> None:
+    file, told = tmp_path / "store.sqlite3", Told()
+    Store.open(file).close()
+    keeper = keeper_of(file, told, known="of another")
+    keeper.open()
+    with pytest.raises(StorageError, match="another store than before") as refused:
+        keeper()
+    assert refused.value.reason == "foreign"
+    file.unlink()
+    with pytest.raises(StorageError, match="is gone") as refused:
+        keeper()
+    assert refused.value.reason == "corrupt"
+    assert (told.synced, file.exists()) == ([], False)
+    keeper.close()
 
 
 def test_what_could_not_be_synced_is_not_open(tmp_path: Path) -> None:
@@ -192,6 +234,6 @@ def test_a_store_that_another_process_holds_is_not_used_beside_it(tmp_path: Path
 @pytest.mark.parametrize(("slowest_us", "passed"), [(299.0, True), (301.0, False)])
 def test_the_bench_judges_p99_by_medians_where_the_services_are_busy(slowest_us: float, passed: bool) -> None:
     idle, busy = [[100.0] * 50 + [9000.0] * 50], [[100.0] * 97 + [slowest_us] * 3]
-    report = ServicesReport({}, {}, {"idle": idle, "busy": busy})
+    report = FiguresReport({}, {}, [*figures_of("idle", idle), *figures_of("busy", busy)])
     assert report.passed is passed
     assert report.as_json()["passed"] is passed

@@ -1,18 +1,21 @@
-"""Programs in the services process, by themselves: turns, what two versions differ in, what is told of a worker."""
+"""Programs in the services process, by themselves: turns, listing, the configuration's, what two versions differ in."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from bridge.protocol.errors import CANCELLED, OVERLOADED, BridgeError
 from bridge.worker.call import Call, CallStopped
 from orchestrator.services.programs.diff import diff
+from orchestrator.services.programs.operations import Programs
 from orchestrator.services.programs.turns import Turns
-from orchestrator.services.store import VersionRow
+from orchestrator.services.store import Store, VersionDraft, VersionRow
 
 SOON_S = 5.0
 
@@ -92,6 +95,49 @@ def test_too_many_turns_are_refused() -> None:
         one.__exit__(None, None, None)
     with turns.of("one more", call()):
         pass
+
+
+# --- listing ------------------------------------------------------------------------------------------
+
+
+def test_a_listing_is_one_look_at_the_store(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store.sqlite3") as store:
+        for name, alias in (("a", "live"), ("b", "live"), ("c", "canary")):
+            for number in range(1, 4):
+                draft = VersionDraft(name=name, sha256=f"{name}{number}", pool="general", target="m:QA")
+                store.programs.add_version(draft, alias)
+        store.programs.set_alias("a", "live", 2)
+        store.programs.set_alias("b", "stable", 1)
+        nobody: Any = None  # is told of a look
+        programs = Programs(lambda: store, nobody, {})
+        looks: list[object] = []
+        event.listen(store._database._engine, "begin", looks.append)
+        rows = programs.operations()["programs.list"](None, call())
+        assert len(looks) == 1
+    assert [(row["name"], row["version"], row["aliases"], row["versions"]) for row in rows] == [
+        ("a", 2, {"live": 2}, 3), ("b", 3, {"live": 3, "stable": 1}, 3), ("c", 3, {"canary": 3}, 3),
+    ]  # fmt: skip
+
+
+# --- the configuration's ------------------------------------------------------------------------------
+
+
+def test_what_the_configuration_deployed_last_and_what_came_after_that_is_known(tmp_path: Path) -> None:
+    def draft(content: str, by: str = "configuration", size: int = 1) -> VersionDraft:
+        config = {"sizes": (size,)}
+        return VersionDraft(name="qa", sha256=content, pool="general", target="m:QA", deployed_by=by, config=config)
+
+    with Store.open(tmp_path / "store.sqlite3") as store:
+        known, add = store.programs.known, store.programs.add_version
+        assert known(draft("a")) is None
+        add(draft("a", by="me"), "live")
+        assert known(draft("a")) is None, "nothing was deployed by the configuration so far"
+        add(draft("b"), "live")
+        add(draft("c", by="me"), "live")
+        assert (known(draft("b")), known(draft("c")), known(draft("c", size=2))) == (2, 3, None)
+        assert known(draft("a")) is None, "what is configured again after something else is new"
+        store.programs.remove("qa")
+        assert known(draft("b")) is None
 
 
 # --- diff -----------------------------------------------------------------------------------------------

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from bridge.protocol.errors import INVALID_REQUEST, BridgeError
 from bridge.protocol.values import decode_value, encode_value
 from bridge.wallclock import unix_now
-from bridge.worker.call import Call
+from bridge.worker.call import Call, CallStopped
 from orchestrator.coordinator.sessions import image_of, save_rows
 from orchestrator.services.sessions import Sessions
 from orchestrator.services.store import Store
+from orchestrator.services.store.schema import sessions
 
 CALL = Call(1, 1, "sessions.save")
 
@@ -61,7 +64,7 @@ def handed_over(store: Store, wants: int = 100) -> Coordinator:
 
 
 def test_what_is_saved_is_handed_over(store: Store) -> None:
-    assert save(store, row("one"), row("two", state=None)) == {"saved": 2}
+    assert save(store, row("one"), row("two", state=None)) == {"saved": 2, "refused": []}
     save(store, row("one", seq=3, state=None, turns=[[12, b"twelve"]], first_turn=9))
     coordinator = handed_over(store)
     assert coordinator.calls == [(2, True)]
@@ -93,6 +96,41 @@ def test_large_ones_are_handed_over_a_few_at_a_time(store: Store) -> None:
 
 def test_of_none_the_end_is_told(store: Store) -> None:
     assert handed_over(store).calls == [(0, True)]
+
+
+def test_what_cannot_be_stored_keeps_nobody_out(store: Store) -> None:
+    save(store, row("known", seq=1))
+    bad = row("bad", principal="evil\0")
+    done = save(store, row("one"), bad, row("two"), row("known", seq=2, state=b"new"), row("known", seq=3, ttl_s={}))
+    assert done["saved"] == 3
+    assert [(one["principal"], one["session"]) for one in done["refused"]] == [("evil\0", "bad"), ("anna", "known")]
+    assert "NUL" in done["refused"][0]["why"]
+    assert {found["id"]: found["state"] for found in handed_over(store).rows} == {
+        "one": b"state", "two": b"state", "known": b"new",
+    }  # fmt: skip
+
+
+def test_a_save_that_nobody_waits_for_any_more_is_none(store: Store) -> None:
+    save(store, row("s", seq=1), row("bad", seq=1))
+    late = Call(2, 2, "sessions.save")
+    args = {"sessions": [row("s", seq=2, turns=())]}
+    operation = Sessions(lambda: store, Coordinator()).operations()["sessions.save"]
+
+    def save_late() -> str:
+        try:
+            operation(args, late)
+        except CallStopped as stopped:
+            return stopped.error.code
+        return "saved"
+
+    # It waits for its turn to write; its caller gives up, and has kept meanwhile that the session has ended.
+    with ThreadPoolExecutor(1) as threads:
+        with store._database.write() as connection:
+            waiting = threads.submit(save_late)
+            late.cancel()
+            connection.execute(delete(sessions))
+        assert waiting.result(10.0) == "CANCELLED"
+    assert store.sessions.count() == 0
 
 
 @pytest.mark.parametrize("bad", [{}, {"id": "x"}, {**row("x"), "more": 1}])

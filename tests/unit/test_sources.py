@@ -135,3 +135,17 @@ def test_no_more_files_than_the_bound(write: Write, tmp_path: Path, monkeypatch:
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=os.strerror(2)):
         sources.read(str(tmp_path / "gone.py"))
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    for name in ("pipe.py", "zero.py"):
+        with pytest.raises(OSError, match="no regular file"):
+            sources.read(str(tmp_path / name))
+    large = write("large.py", "x = 1\n")
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 6)
+    assert len(sources.read(str(large)).modules) == 1
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 5)
+    with pytest.raises(OSError, match="more than 5 bytes"):
+        sources.read(str(large))

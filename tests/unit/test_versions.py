@@ -94,17 +94,6 @@ def test_the_end_of_all_versions() -> None:
     forget(versions, 0)  # of what is not there
 
 
-def test_older_versions_are_superseded() -> None:
-    versions = table()
-    tell(versions, 6, "live")
-    old = versions.find("qa")
-    assert old is not None
-    assert not versions.is_superseded(old)
-    tell(versions, 7, "canary")
-    forget(versions, 7)
-    assert versions.is_superseded(old)
-
-
 def test_a_payload_that_is_none_is_told_when_it_is_needed() -> None:
     versions = table()
     versions.define(Program(name="qa", program_version=1, payload=b"\xc1", aliases=["live"]))

@@ -1,4 +1,4 @@
-"""Programs of the configuration: deployed when the services process begins, where they are not what is live."""
+"""Programs of the configuration: deployed once in a run of the coordinator, where they are not what they were."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bridge.protocol.errors import BridgeError
 from bridge.worker.arguments import invalid
-from orchestrator.errors import DspoolError
+from orchestrator.errors import DspoolError, StorageError
 from orchestrator.services.link import Link
 
 log = logging.getLogger("bridge.services")
@@ -27,32 +27,34 @@ Deploy = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def deploy(programs: Mapping[str, Mapping[str, Any]], link: Link, deploy: Deploy, closing: threading.Event) -> None:
-    """Deploy each of the programs; tell the coordinator which could not be, and why. Ends when all are, or must not be.
+    """Deploy those of the programs that this run has not done; tell the coordinator what became of each.
 
-    A program that is at fault is not tried again: what is live of it stays.
+    Ends when all are deployed, or must not be: one that is at fault is not tried again, what is live of it stays.
     """
-    problems: dict[str, str] = {}
-    told: dict[str, str] = {}
-    left = dict(programs)
+    left = _left(programs, link)
     tries = 0
     while left:
         for name in list(left):
             if closing.is_set():
                 return
-            problem, again = _deploy(name, left[name], deploy)
+            problem, again = _deploy(name, programs[name], deploy)
             if not again:
-                del left[name]
-            if problem:
-                problems[name] = problem
-            else:
-                problems.pop(name, None)
-        if problems != told:
-            told = dict(problems)
-            _report(link, told)
+                left.remove(name)
+            _report(link, name, problem, left=again)
         pause_s = _PAUSES_S[tries] if tries < len(_PAUSES_S) else _LATER_S
         if left and closing.wait(pause_s):
             return
         tries += 1
+
+
+def _left(programs: Mapping[str, Mapping[str, Any]], link: Link) -> list[str]:
+    if not programs:
+        return []
+    try:
+        return [name for name in link.programs_to_deploy() if name in programs]
+    except DspoolError as exc:  # the coordinator ends, or this process does
+        log.error("programs_not_deployed: %s", exc.message)
+        return []
 
 
 def _deploy(name: str, given: Mapping[str, Any], deploy: Deploy) -> tuple[str, bool]:
@@ -61,7 +63,7 @@ def _deploy(name: str, given: Mapping[str, Any], deploy: Deploy) -> tuple[str, b
         found = deploy({**given, "name": name, "state": _state(given.get("state"))})
     except (DspoolError, BridgeError) as exc:
         log.error("program_not_deployed: %s: %s", name, exc.message)
-        return f"{name}: {exc.message}", exc.retryable
+        return f"{name}: {exc.message}", exc.retryable or isinstance(exc, StorageError)  # it may be mended
     if found["created"]:
         log.info("program_deployed: %s version %d", name, found["version"])
     return "", False
@@ -79,8 +81,8 @@ def _state(path: str | None) -> Any:
         raise invalid("state", f"state: {path} is no JSON: {exc}") from exc
 
 
-def _report(link: Link, problems: Mapping[str, str]) -> None:
+def _report(link: Link, name: str, problem: str, *, left: bool) -> None:
     try:
-        link.report_programs(problems)
+        link.report_program(name, problem, left=left)
     except DspoolError as exc:  # the coordinator ends, or this process does
-        log.error("program_problems_not_reported: %s", exc.message)
+        log.error("program_not_reported: %s: %s", name, exc.message)

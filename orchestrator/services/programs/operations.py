@@ -71,7 +71,7 @@ class Programs:
         self._link.programs_synced(names)
 
     def start(self) -> None:
-        """Deploy the programs of the configuration that are not what is live. Blocks; tells what could not be done."""
+        """Deploy what is new in the configuration since it was deployed. Blocks; tells what could not be done."""
         configured.deploy(self._configured, self._link, self._deploy_configured, self._closing)
 
     def close(self) -> None:
@@ -89,28 +89,28 @@ class Programs:
         wanted = deployment.read(args, self._link.pools, allow_pickled=self._allow_pickled)
         with self._turns.of(wanted.name, call):
             loaded = loading.load(self._link.client, wanted.spec, call.remaining_s())
-            return self._keep(wanted, loaded, call.principal, call)
+            return self._keep(wanted, _draft(wanted, loaded, call.principal), call)
 
     def _deploy_configured(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """Deploy as nobody's call, in the name of the configuration."""
+        """Deploy as nobody's call, in the name of the configuration, unless this has been deployed since it last was.
+
+        What others have let `live` name after that stays.
+        """
         wanted = deployment.read(dict(args), self._link.pools, allow_pickled=self._allow_pickled)
         with self._turns.of(wanted.name, None):
-            loaded = loading.load(self._link.own, wanted.spec, None)
-            return self._keep(wanted, loaded, configured.PRINCIPAL, None)
+            draft = _draft(wanted, loading.load(self._link.own, wanted.spec, None), configured.PRINCIPAL)
+            known = self._store().programs.known(draft)
+            if known is not None:
+                return {"version": known, "created": False}
+            return self._keep(wanted, draft, None)
 
-    def _keep(self, wanted: Deployment, loaded: Mapping[str, Any], by: str, call: Call | None) -> dict[str, Any]:
+    def _keep(self, wanted: Deployment, draft: VersionDraft, call: Call | None) -> dict[str, Any]:
         """Commit a version that a worker has loaded, have its alias name it, and tell the coordinator."""
         store = self._store()
-        draft = VersionDraft(
-            name=wanted.name, sha256=str(loaded["sha256"]), pool=wanted.pool, target=wanted.target,
-            state=loaded["state"], config=wanted.config, inputs=tuple(loaded["inputs"]),
-            outputs=tuple(loaded["outputs"]), signature=loaded["signature"] or "", deployed_by=by,
-            deployed_at=unix_now(), note=wanted.note, source=loaded["source"],
-            source_sha256=loaded["source_sha256"], predictors=loaded.get("predictors"),
-        )  # fmt: skip
         self._check_size(store, draft)
         number = self._warm(store, draft, wanted.alias, call) if wanted.warm else None
-        added = store.programs.add_version(draft, wanted.alias, number)
+        check = None if call is None else call.check
+        added = store.programs.add_version(draft, wanted.alias, number, check=check)
         self._tell(store, wanted.name)
         row = added.row
         return {
@@ -211,7 +211,7 @@ class Programs:
             known = [one.version for one in store.programs.versions(name)]
             raise _no_version(name, number, known)
         self._check_size(store, row, number)
-        previous = store.programs.set_alias(name, alias, number, by=call.principal, at=unix_now())
+        previous = store.programs.set_alias(name, alias, number, by=call.principal, at=unix_now(), check=call.check)
         self._tell(store, name)
         return {"name": name, "alias": alias, "version": number, "previous": previous}
 
@@ -226,7 +226,7 @@ class Programs:
             program = self._program(store, name)
             if alias not in program.aliases:
                 raise not_found("alias", alias, program.aliases)
-            store.programs.remove_alias(name, alias)
+            store.programs.remove_alias(name, alias, check=call.check)
             self._tell(store, name)
         return True
 
@@ -236,7 +236,7 @@ class Programs:
         with self._turns.of(name, call):
             store = self._store()
             self._program(store, name)
-            store.programs.remove(name)
+            store.programs.remove(name, check=call.check)
             self._tell(store, name)
         return True
 
@@ -246,14 +246,10 @@ class Programs:
         """Operation `programs.list {}`: a row for each program, as its live version is, else the newest one."""
         arguments.read(args, "programs.list")
         store = self._store()
-        return [row for program in store.programs.list() for row in self._row(store, program)]
-
-    def _row(self, store: Store, program: ProgramRow) -> Iterator[dict[str, Any]]:
-        summaries = store.programs.versions(program.name)
-        live = program.aliases.get(LIVE)
-        for one in summaries[-1:] if live is None else [one for one in summaries if one.version == live.version]:
-            aliases = {alias: row.version for alias, row in sorted(program.aliases.items())}
-            yield {**_summary(one), "aliases": aliases, "versions": program.versions}
+        return [
+            {**_summary(one), "aliases": dict(sorted(_named_by(program).items())), "versions": program.versions}
+            for program, one in store.programs.summaries(LIVE)
+        ]
 
     def _versions(self, args: Any, call: Call) -> list[dict[str, Any]]:
         """Operation `programs.versions {name}`: a row for each version, the oldest first, with its aliases."""
@@ -292,6 +288,16 @@ class Programs:
         if program is None:
             raise not_found("program", name, [one.name for one in store.programs.list()])
         return program
+
+
+def _draft(wanted: Deployment, loaded: Mapping[str, Any], by: str) -> VersionDraft:
+    """Return what is to be kept of a program that a worker has loaded."""
+    return VersionDraft(
+        name=wanted.name, sha256=str(loaded["sha256"]), pool=wanted.pool, target=wanted.target, state=loaded["state"],
+        config=wanted.config, inputs=tuple(loaded["inputs"]), outputs=tuple(loaded["outputs"]),
+        signature=loaded["signature"] or "", deployed_by=by, deployed_at=unix_now(), note=wanted.note,
+        source=loaded["source"], source_sha256=loaded["source_sha256"], predictors=loaded.get("predictors"),
+    )  # fmt: skip
 
 
 def _payload(row: VersionDraft, number: int) -> bytes:

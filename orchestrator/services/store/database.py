@@ -48,14 +48,19 @@ class Database(ABC):
         event.listen(engine, "begin", self._begin)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Give a connection in a transaction, which is committed at the end, or rolled back if anything is raised."""
+    def write(self, check: Callable[[], object] | None = None) -> Iterator[Connection]:
+        """Give a connection in a transaction, which is committed at the end, or rolled back if anything is raised.
+
+        check: is called last before the commit, and raises if nothing is to be kept: nobody waits for it any more.
+        """
         if self.readonly:
             raise storage_error(self.where, "read_only", "it was opened to be read")
         with self._writing, translated(self.where), self._engine.connect() as connection:
             self._still_held()
             with connection.execution_options(writes=True).begin():
                 yield connection
+                if check is not None:
+                    check()
                 hit("store.before_commit")
             hit("store.after_commit")
 
@@ -82,7 +87,7 @@ class Database(ABC):
 
     @abstractmethod
     def _still_held(self) -> None:
-        """Make sure that it is held, if `hold` was called."""
+        """Make sure that what is about to be written is the store, and held if `hold` was called."""
 
     @abstractmethod
     def _begin(self, connection: Connection) -> None:
@@ -109,6 +114,7 @@ class SQLite(Database):
 
     def __init__(self, path: Path, *, busy_timeout_s: float, readonly: bool = False, where: str | None = None) -> None:
         self.path = path
+        self._file = _identity(path)
         mode = "ro" if readonly else "rw"
 
         def connect() -> sqlite3.Connection:
@@ -142,7 +148,12 @@ class SQLite(Database):
         self._lock = lock
 
     def _still_held(self) -> None:
-        """Nothing takes the lock from a living process."""
+        """Nothing takes the lock from a living process; but what was removed is written to nowhere."""
+        found = _identity(self.path)
+        if found is None:
+            raise storage_error(self.where, "gone", "the file was removed while it was open")
+        if found != self._file:
+            raise storage_error(self.where, "replaced", "another file was put in its place while it was open")
 
     def close(self) -> None:
         """Close all connections that are not in use, and let others hold the file."""
@@ -246,6 +257,14 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return which file a path names, None if there is none."""
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _size(path: Path) -> int:

@@ -45,16 +45,22 @@ _EVENTS: Final = (
         fields TEXT NOT NULL)""",
 )
 
-# The statements that lead to version 1, 2, 3.
+_IDENTITY: Final = (
+    "ALTER TABLE schema_info ADD COLUMN identity TEXT",
+    "UPDATE schema_info SET identity = {random}",
+)
+
+# The statements that lead to version 1, 2, 3, 4.
 MIGRATIONS: Final = (
     ("CREATE TABLE schema_info (version INTEGER NOT NULL)", *_PROGRAMS),
     _SESSIONS,
     _EVENTS,
+    _IDENTITY,
 )
 LATEST: Final = len(MIGRATIONS)
 _TYPES: Final = {
-    "sqlite": {"blob": "BLOB", "key": "INTEGER"},
-    "postgresql": {"blob": "BYTEA", "key": "BIGINT"},
+    "sqlite": {"blob": "BLOB", "key": "INTEGER", "random": "lower(hex(randomblob(16)))"},
+    "postgresql": {"blob": "BYTEA", "key": "BIGINT", "random": "gen_random_uuid()::text"},
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -19,12 +19,17 @@ from orchestrator.services.store.schema import program_counters as counters
 from orchestrator.services.store.schema import program_versions as versions
 from orchestrator.services.store.trouble import storage_error
 
+Check = Callable[[], object]
+
 _COLUMNS: Final = tuple(field.name for field in fields(VersionRow))
 _SUMMARY: Final = [versions.c[name] for name in VersionSummary._fields]
 
 
 class Programs:
-    """Versions and aliases of programs. Each method that writes is one transaction, and may be repeated."""
+    """Versions and aliases of programs. Each method that writes is one transaction, and may be repeated.
+
+    check: is called last before the commit; nothing is kept if it raises, and that is what is raised.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,7 +39,9 @@ class Programs:
         with self._database.write() as connection:
             return _next(connection, name)
 
-    def add_version(self, draft: VersionDraft, alias: str | None, version: int | None = None) -> Added:
+    def add_version(
+        self, draft: VersionDraft, alias: str | None, version: int | None = None, *, check: Check | None = None
+    ) -> Added:
         """Keep a version and let `alias` name it; None = no alias is moved.
 
         version: its number, taken before: where it is there already, with the same content, only the alias is moved.
@@ -42,7 +49,7 @@ class Programs:
         the same content: then that is returned. Raises StorageError if the number is another version's.
         """
         draft = _plain(draft)
-        with self._database.write() as connection:
+        with self._database.write(check) as connection:
             before = None if alias is None else _alias(connection, draft.name, alias)
             number = version
             if number is None:
@@ -61,9 +68,11 @@ class Programs:
             _move(connection, row.name, alias, row.version, before, draft.deployed_by, draft.deployed_at)
             return Added(row, created, before and before.version)
 
-    def set_alias(self, name: str, alias: str, version: int, *, by: str = "", at: float = 0.0) -> int | None:
+    def set_alias(
+        self, name: str, alias: str, version: int, *, by: str = "", at: float = 0.0, check: Check | None = None
+    ) -> int | None:
         """Let an alias name a version; return which it named before, None if it is new. Raises NotFound."""
-        with self._database.write() as connection:
+        with self._database.write(check) as connection:
             before = _alias(connection, name, alias)
             if before is not None and before.version == version:
                 return before.previous
@@ -71,15 +80,15 @@ class Programs:
             _move(connection, name, alias, version, before, by, at)
             return before and before.version
 
-    def remove_alias(self, name: str, alias: str) -> bool:
+    def remove_alias(self, name: str, alias: str, *, check: Check | None = None) -> bool:
         """Forget an alias; return whether there was one."""
-        with self._database.write() as connection:
+        with self._database.write(check) as connection:
             done = connection.execute(delete(aliases).where(aliases.c.name == name, aliases.c.alias == alias))
             return done.rowcount > 0
 
-    def remove(self, name: str) -> bool:
+    def remove(self, name: str, *, check: Check | None = None) -> bool:
         """Forget a program, with all its versions; return whether there was one. Its numbers are not given again."""
-        with self._database.write() as connection:
+        with self._database.write(check) as connection:
             connection.execute(delete(aliases).where(aliases.c.name == name))
             return connection.execute(delete(versions).where(versions.c.name == name)).rowcount > 0
 
@@ -103,6 +112,32 @@ class Programs:
         """Return a version whole, None if there is none."""
         with self._database.read() as connection:
             return _version(connection, name, version)
+
+    def known(self, draft: VersionDraft) -> int | None:
+        """Return the version with a draft's content, None if none has been deployed since `deployed_by` last did.
+
+        The version that `deployed_by` has deployed last counts, those before it do not.
+        """
+        draft = _plain(draft)
+        theirs = (versions.c.name == draft.name) & (versions.c.deployed_by == draft.deployed_by)
+        last = select(func.max(versions.c.version)).where(theirs).scalar_subquery()
+        same = (versions.c.name == draft.name) & (versions.c.sha256 == draft.sha256)
+        asked = select(versions).where(same & (versions.c.version >= last)).order_by(versions.c.version.desc())
+        with self._database.read() as connection:
+            rows = (_row(row) for row in connection.execute(asked).mappings())
+            return next((row.version for row in rows if row.content == draft.content), None)
+
+    def summaries(self, alias: str) -> builtins.list[tuple[ProgramRow, VersionSummary]]:
+        """Return each program, by name, with its version that `alias` names, else the newest one."""
+        with self._database.read() as connection:
+            programs = {program.name: program for program in _programs(connection)}
+            named = select(aliases.c.version).where(aliases.c.name == versions.c.name, aliases.c.alias == alias)
+            others = versions.alias()
+            newest = select(func.max(others.c.version)).where(others.c.name == versions.c.name)
+            wanted = func.coalesce(named.scalar_subquery(), newest.scalar_subquery())
+            asked = select(*_SUMMARY).where(versions.c.version == wanted).order_by(versions.c.name)
+            found = [VersionSummary(*row) for row in connection.execute(asked)]
+            return [(programs[row.name], row) for row in found]
 
     def served(self, *names: str) -> builtins.list[tuple[ProgramRow, builtins.list[VersionRow]]]:
         """Return each program with those of its versions that an alias names. names: of these alone."""

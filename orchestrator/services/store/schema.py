@@ -49,7 +49,12 @@ class Json(TypeDecorator[Any]):
         return None if value is None else loads(value)
 
 
-schema_info: Final = Table("schema_info", metadata, Column("version", Integer, nullable=False))
+schema_info: Final = Table(
+    "schema_info",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("identity", PlainText),  # random, of whoever made the store: by it one is told from another
+)
 
 program_counters: Final = Table(
     "program_counters",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, tuple_, update
 
+from orchestrator.errors import InvalidRequest
 from orchestrator.services.store.database import Database
 from orchestrator.services.store.rows import SessionKey, SessionRow, SessionSave
 from orchestrator.services.store.schema import session_turns as turns
 from orchestrator.services.store.schema import sessions
+from orchestrator.services.store.trouble import translated
 
 _PLAIN: Final = ("generation", "seq", "ttl_s", "options", "calls", "stats", "touched_at")
 # Statements are made once: to make one takes longer than SQLite needs for it.
@@ -35,11 +37,29 @@ class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def save(self, changes: Iterable[SessionSave]) -> None:
-        """Keep what changed, all of it or nothing; but not what is older, by (generation, seq), than what is kept."""
-        with self._database.write() as connection:
+    def save(self, changes: Iterable[SessionSave], *, check: Callable[[], object] | None = None) -> None:
+        """Keep what changed, all of it or nothing; but not what is older, by (generation, seq), than what is kept.
+
+        check: see `Database.write`. Of a session that has ended nothing is left to compare with: a save that nobody
+        waits for any more must not come after that.
+        """
+        with self._database.write(check) as connection:
             for change in changes:
                 _save(connection, change)
+
+    def save_most(
+        self, changes: Iterable[SessionSave], *, check: Callable[[], object] | None = None
+    ) -> dict[SessionKey, str]:
+        """Keep what changed as `save` does, but for what no database takes; return of which session not, and why."""
+        refused: dict[SessionKey, str] = {}
+        with self._database.write(check) as connection:
+            for change in changes:
+                try:
+                    with translated(self._database.where), connection.begin_nested():
+                        _save(connection, change)
+                except InvalidRequest as exc:
+                    refused[change.key] = exc.message
+        return refused
 
     def load(
         self, after: SessionKey | None = None, limit: int = 1000, max_bytes: int | None = None

@@ -16,13 +16,16 @@ from orchestrator.services.store.database import Database, PostgreSQL, SQLite, c
 from orchestrator.services.store.events import Events
 from orchestrator.services.store.migrations import LATEST, migrate, version_of
 from orchestrator.services.store.programs import Programs
-from orchestrator.services.store.schema import events, program_versions, session_turns, sessions
+from orchestrator.services.store.schema import events, program_versions, schema_info, session_turns, sessions
 from orchestrator.services.store.sessions import Sessions
 from orchestrator.services.store.trouble import storage_error, translated
 
 # Shorter than who asks the services waits: a store that is locked says so itself.
 BUSY_TIMEOUT_S: Final = 1.0
 HOLD_S: Final = 5.0
+# What is numbered by run: `run << 32 | n`.
+_RUN_SHIFT: Final = 32
+_NUMBERED: Final = (events.c.seq, sessions.c.generation)
 # What is counted, and since which version of the schema there is such a table.
 _COUNTED: Final = {
     "versions": (program_versions, 1),
@@ -54,12 +57,14 @@ class Store:
 
     @classmethod
     def open(
-        cls, where: str | os.PathLike[str], *, readonly: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S
-    ) -> Store:
+        cls, where: str | os.PathLike[str], *, readonly: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S,
+        known: str = "",
+    ) -> Store:  # fmt: skip
         """Open a store, a file or `postgresql+psycopg://…`; make it if there is none, and bring it to this version.
 
-        readonly: as it is, of this version or an earlier one, and nothing is written. Raises StorageError: what is
-        damaged, foreign or of a newer version is left untouched.
+        readonly: as it is, of this version or an earlier one, and nothing is written. known: the identity that it must
+        have: then none is made. Raises StorageError: what is damaged, foreign, another one or of a newer version is
+        left untouched.
         """
         named = os.fspath(where)
         database: Database
@@ -68,10 +73,10 @@ class Store:
         else:
             path = Path(named).absolute()
             if not readonly:
-                _prepare(path, busy_timeout_s)
+                _prepare(path, busy_timeout_s, known)
             database = SQLite(path, busy_timeout_s=busy_timeout_s, readonly=readonly)
         try:
-            return cls(database, _accept(database) if readonly else _lead(database))
+            return cls(database, _accept(database) if readonly else _lead(database, known))
         except BaseException:
             database.close()
             raise
@@ -82,6 +87,16 @@ class Store:
         wait_s: for one that holds it. Who does not ask to hold it can still read, and write.
         """
         self._database.hold(wait_s)
+
+    def identity(self) -> str:
+        """Return what tells this store from any other; a copy has the same."""
+        return _identity(self._database)
+
+    def last_run(self) -> int:
+        """Return the highest run of a coordinator that has left events or sessions here; 0 if none has."""
+        with self._database.read() as connection:
+            latest = (connection.execute(select(func.max(of))).scalar_one() for of in _NUMBERED)
+            return max(number or 0 for number in latest) >> _RUN_SHIFT
 
     def info(self) -> dict[str, Any]:
         """Return what can be told of the store: kind, where, schema, bytes, and how much of what it holds."""
@@ -137,8 +152,8 @@ class Store:
 # --- opening ----------------------------------------------------------------------------------------
 
 
-def _prepare(path: Path, busy_timeout_s: float) -> None:
-    """Make the file if there is none, and look at it. Raises StorageError.
+def _prepare(path: Path, busy_timeout_s: float, known: str) -> None:
+    """Make the file if there is none, unless it is `known`, and look at it. Raises StorageError.
 
     It is looked at before anything is opened for writing: that would bring the journal into a damaged file.
     """
@@ -148,7 +163,10 @@ def _prepare(path: Path, busy_timeout_s: float) -> None:
             migrate(database)
 
     with translated(str(path)):
-        create_file(path, fill)
+        if not known:
+            create_file(path, fill)
+        elif not path.exists():
+            raise storage_error(str(path), "gone", "there is no such file any more")
         # A database that cannot be written is opened all the same, and leaves a journal that cannot be, either.
         for place in (path, path.parent):
             for mode, reason, verb in ((os.R_OK, "cannot_open", "read"), (os.W_OK, "read_only", "written")):
@@ -158,17 +176,32 @@ def _prepare(path: Path, busy_timeout_s: float) -> None:
         _accept(database)
 
 
-def _lead(database: Database) -> int:
+def _lead(database: Database, known: str) -> int:
     """Bring a database that was looked at to this version of the schema; return that."""
-    if isinstance(database, PostgreSQL):
+    if isinstance(database, PostgreSQL) and not known:
         database.create_schema()
     with database.read() as connection:
-        known = database.has_schema(connection)
+        is_there = database.has_schema(connection)
     if known:
+        _check_identity(database, known, is_there=is_there)
+    if is_there:
         _accept_version(database)
         database.try_to_write()
     migrate(database)
     return LATEST
+
+
+def _check_identity(database: Database, known: str, *, is_there: bool) -> None:
+    """Raise StorageError unless it is the store that is known; that is of this version."""
+    if not is_there:
+        raise storage_error(database.where, "gone", "it has no schema_info any more")
+    if _accept_version(database) < LATEST or _identity(database) != known:
+        raise storage_error(database.where, "replaced", "its identity in schema_info is not the same")
+
+
+def _identity(database: Database) -> str:
+    with database.read() as connection:
+        return str(connection.execute(select(schema_info.c.identity)).scalar_one())
 
 
 def _accept(database: Database) -> int:

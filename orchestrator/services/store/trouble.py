@@ -26,6 +26,10 @@ _TEXTS: Final = {
     "newer_schema": "the store {file} was written by a newer version of dspool ({why}); "
     f"{_KEPT}: run that version, or give this one a data_dir of its own",
     "foreign": f"{{file}} is not a store of dspool ({{why}}); {_KEPT}: move it away, or name another data_dir",
+    "gone": "the store {file} is gone ({why}); what is deployed is served as before: put it back, or restart the "
+    "coordinator, with a backup in its place or to begin anew",
+    "replaced": f"{{file}} is another store than before ({{why}}); {_KEPT}, and what is deployed is served as before: "
+    "put the other one back, or restart the coordinator to use this one",
     "locked": "the store {file} is in use by another process ({why}); end that process, or try again",
     "cannot_open": "the store {file} cannot be opened ({why}); see that it, and its folder, can be read and written by "
     "this user",
@@ -34,6 +38,7 @@ _TEXTS: Final = {
     "the next call",
     "failed": f"the store {{file}} could not do what was asked ({{why}}); {_KEPT}",
 }
+_TOLD_AS: Final = {"refused": "cannot_open", "gone": "corrupt", "replaced": "foreign"}
 _SQLITE: Final = {
     sqlite3.SQLITE_FULL: "full",
     sqlite3.SQLITE_IOERR: "io",
@@ -74,9 +79,9 @@ _POSTGRES: Final = {
 
 
 def storage_error(file: str, reason: str, why: str) -> StorageError:
-    """Return the error for one of the reasons that `StorageError.reason` lists."""
+    """Return the error for one of the reasons above; `StorageError.reason` is one of those that it lists."""
     text = _TEXTS[reason].format(file=file, why=why)
-    told = "cannot_open" if reason == "refused" else reason
+    told = _TOLD_AS.get(reason, reason)
     return StorageError(text, retryable=told in _RETRYABLE, file=file, reason=told)
 
 

@@ -29,13 +29,13 @@ def test_a_sample_tells_of_a_few_and_counts_the_rest() -> None:
 
 def test_a_request_that_fails_is_told_with_what_it_was() -> None:
     sim = Sim()
-    error = BridgeError("REMOTE_ERROR", "ValueError: no\nwith more lines")
+    error = BridgeError("REMOTE_ERROR", "ValueError: no", details={"type": "ValueError", "remote_traceback": "no"})
     request_id = sim.submit("qa")
     sim.reply(request_id, status=ERROR, payload=encode_error(error))
     [fields] = told(sim)
     assert fields == {
         "request_id": request_id, "operation": "qa", "pool": "general", "principal": "default", "code": "REMOTE_ERROR",
-        "error": "ValueError: no", "worker": "general-1.1", "attempt": 1, "total_ms": 0.0,
+        "type": "ValueError", "worker": "general-1.1", "attempt": 1, "total_ms": 0.0,
     }  # fmt: skip
 
 

@@ -376,6 +376,38 @@ def test_fail_loses_the_session_with_its_worker(how: str) -> None:
     answer(sim, call(sim))
 
 
+@pytest.mark.parametrize("how", ["first", "moved"])
+@pytest.mark.parametrize("on_loss", ["fail", "restore"])
+def test_a_session_is_where_a_call_that_brought_it_has_begun(on_loss: str, how: str) -> None:
+    sim = two()
+    open_session(sim, on_loss=on_loss)
+    if how == "moved":
+        answer(sim, call(sim), state=b"S")
+        busy(sim, "general-1.1")
+    running, waiting = call(sim), call(sim)
+    assert brought(sim, running) is not None
+    sim.start(running)
+    sim.die(at(sim, running))
+    assert sim.error(running).code == "WORKER_LOST"
+    if on_loss == "fail":
+        assert sim.error(waiting).code == sim.error(call(sim)).code == "SESSION_LOST"
+        return
+    sim.boot(sim.launches()[-1])
+    assert brought(sim, waiting) == (b"S" if how == "moved" else b"", [b"turn"] if how == "moved" else [])
+    assert found(sim).restored == 1
+
+
+def test_a_session_is_not_lost_with_a_worker_that_had_not_begun_it() -> None:
+    sim = two()
+    open_session(sim, on_loss="fail")
+    request_id = call(sim)
+    home = at(sim, request_id)
+    sim.die(home)
+    assert at(sim, request_id) != home
+    answer(sim, request_id, state=b"S")
+    assert (found(sim).state, found(sim).restored) == (b"S", 0)
+
+
 def test_strict_calls_of_a_worker_that_leaves_go_elsewhere() -> None:
     sim = two()
     open_session(sim, affinity="strict_queue")
@@ -562,7 +594,8 @@ def test_bad_input(fields: dict[str, Any], path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"ttl_s": 0.0}, {"ttl_s": float("nan")}, {"affinity": "strict"}, {"on_loss": ""}, {"id": ""}]
+    "options",
+    [{"ttl_s": 0.0}, {"ttl_s": float("nan")}, {"affinity": "strict"}, {"on_loss": ""}, {"id": ""}, {"id": "\ud800"}],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
     sim = two()

@@ -15,10 +15,12 @@ from tests.sim.bugs import BUGS, an_answer_swapped
 from tests.sim.coverage import missing
 from tests.sim.crowds import CROWDS
 from tests.sim.history import Failure, play, play_seeds
+from tests.sim.lapses import LAPSES
 from tests.sim.relations import RELATIONS
 from tests.sim.schedule import generate, parse
 from tests.sim.shrink import shrink
 from tests.sim.story import Story
+from tests.sim.swaps import SWAPS
 from tests.sim.troubles import TROUBLES
 
 # The first histories must reach everything that they are meant to.
@@ -64,7 +66,7 @@ def _caught() -> tuple[Failure, Failure]:
         seed = failure.schedule.seed + 1
 
 
-@pytest.mark.parametrize("bug", BUGS + TROUBLES + CROWDS + RELATIONS, ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize("bug", BUGS + TROUBLES + CROWDS + RELATIONS + LAPSES + SWAPS, ids=lambda bug: bug.__name__)
 def test_a_seeded_bug_is_caught_and_shrunk(bug: Callable[[], AbstractContextManager[None]]) -> None:
     with bug():
         failure, smallest = _caught()

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _IDS: Final = ("s1", "s1", "s1", "s2", "s3")
 _MEANT: Final = ("any",) * 8 + ("opened",) * 4
-_TTLS_S: Final = (0.05, 0.3, 1.0, 5.0, 5.0)
+_TTLS_S: Final = (0.05, 0.3, 1.0, 5.0, 60.0)
 _AFFINITIES: Final = ("hint", "strict_queue", "strict_queue", "strict_fail_fast")
 _ON_LOSS: Final = ("restore", "fail")
 # Clients of one principal.
 _PAIR: Final = (1, 4)
-# Of four histories one has sessions.
-_EVERY: Final = 4
+# Of five histories one has sessions.
+_EVERY: Final = 5
 _ODD: Final = 0.03
 _NESTED: Final = 0.15
 
@@ -81,6 +81,18 @@ def circle(world: World, run_s: float) -> None:
     for number, own, other in ((1, "s1", "s2"), (4, "s2", "s1"), (1, "s3", "s3")):
         child = Ask("slow", session=other), Work(run_s)
         submit(world, number, Ask("slow", session=own), Work(run_s, children=(child,)))
+
+
+def crowd_at_home(world: World, run_s: float, leaves: bool) -> None:
+    """A strict session is called while its worker is busy with others; then that worker may end."""
+    open_session(world, 1, "s1", 5.0, "strict_queue", "restore")
+    submit(world, 1, Ask("fast", session="s1"), Work(0.0001))
+    for _ in range(20):
+        world.clock.after(0.02, submit, world, 3, Ask("slow"), Work(run_s))
+    for number in _PAIR:
+        world.clock.after(0.03, submit, world, number, Ask("slow", session="s1"), Work(0.002))
+    if leaves:
+        world.clock.after(0.04, evict, world, "taken out of service")
 
 
 def draw_open(random: Random, config: FleetConfig) -> tuple[Any, ...]:
