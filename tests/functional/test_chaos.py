@@ -87,8 +87,9 @@ def test_fault_points_are_inert_without_faults(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [faultpoints.BEGUN_FILE]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("profile", ["bare", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("profile", ["bare", "full"])
 def test_ten_thousand_requests_under_fire(profile: str) -> None:
     report = chaos("--seed", "9", "--requests", "10000", "--every", "0.15", "--profile", profile, timeout_s=280)
     assert report["requests"] >= 10_000

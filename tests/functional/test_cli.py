@@ -197,7 +197,8 @@ class Place:
 def place(tmp_path: Path, run_dirs: Callable[[], Path], run: Run) -> Iterator[Place]:
     made = Place(tmp_path, run_dirs())
     yield made
-    run("down", "--force", cwd=tmp_path)
+    if (made.run_dir / "current.json").exists():
+        run("down", "--force", cwd=tmp_path)
 
 
 def _descendants(pid: int) -> list[tuple[int, int | None]]:
@@ -428,6 +429,18 @@ def test_a_failed_call_has_its_exit_code(dspool: Run, words: list[str], code: in
     assert done.code == code, done
     assert done.out == ""
     assert part in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["nonsense"], 2),
+        (["echo", "--deadline", "nan"], 2),
+        (["sleep", "seconds=20", "--deadline", "0.2"], 4),
+        (["fault.raise", "message=on purpose"], 1),
+    ],
+)
+def test_a_failed_call_is_a_document_where_one_is_asked_for(dspool: Run, words: list[str], code: int) -> None:
     told = dspool("call", *words, "--json")
     assert told.code == code
     assert told.err == ""

@@ -90,6 +90,7 @@ def test_a_new_services_process_deploys_only_what_the_one_before_could_not(start
     assert [answer(client, name) for name in ("edited", "byhand")] == ["as deployed", "by hand"]
 
 
+@pytest.mark.slow
 def test_a_new_run_deploys_what_is_new_in_the_configuration(start: Start, tmp_path: Path) -> None:
     kept, changed = write(tmp_path / "kept.py", "kept"), write(tmp_path / "changed.py", "before")
     client = start(kept={"target": kept}, changed={"target": changed}, broken={"target": PREDICT})

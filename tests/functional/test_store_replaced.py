@@ -59,7 +59,8 @@ def test_numbers_go_on_behind_the_store_s_and_without_it_what_is_deployed_is_ser
             events = list(client.events(after=0, follow=False))
             assert [event.seq for event in events[:2]] == [row.seq for row in EVENTS]
             assert {event.seq >> 32 for event in events[2:]} == {4}
-            assert [event.event for event in events[2:4]] == ["coordinator_started", "run_renumbered"]
+            assert events[2].event == "coordinator_started"
+            assert "run_renumbered" in [event.event for event in events[3:]]
             client.deploy("talker", TALKER)
             session = client.session("s")
             assert session.call("talker", question="a").count == 10

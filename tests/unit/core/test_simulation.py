@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 
@@ -25,12 +26,16 @@ from tests.sim.troubles import TROUBLES
 
 # The first histories must reach everything that they are meant to.
 FIRST = 3_000
-BLOCKS = [range(FIRST, 10_000), *(pytest.param(range(n, n + 5_000), marks=pytest.mark.slow) for n in (10_000, 15_000))]
+BLOCKS = [range(FIRST, 7_000), *(pytest.param(range(n, n + 6_500), marks=pytest.mark.slow) for n in (7_000, 13_500))]
 # A run that measures coverage is slowed down several times: there each block has a twentieth.
 STEP = 1 if sys.gettrace() is None else 20
 # Each bug is caught by one of so many histories, and then told in so few moves.
 CAUGHT_WITHIN = 4_000
 SHRUNK_TO = 9
+LATE = {
+    "a_line_before_a_door_that_is_closed", "a_parent_that_called_no_tool", "a_growth_without_memory", "a_lease_kept",
+    "a_resend_after_want_of_memory",
+}  # fmt: skip
 # One that is hard to tell is let be, for the next one: so many times.
 TRIES = 4
 
@@ -53,6 +58,12 @@ def test_no_history_breaks_an_invariant(seeds: range) -> None:
     _play(seeds[::STEP])
 
 
+def _planted() -> list[Any]:
+    """Return the bugs. Those that thousands of histories miss are slow."""
+    bugs = BUGS + TROUBLES + CROWDS + RELATIONS + LAPSES + SWAPS
+    return [pytest.param(bug, marks=pytest.mark.slow) if bug.__name__ in LATE else bug for bug in bugs]
+
+
 def _caught() -> tuple[Failure, Failure]:
     """Return a failure, and the same made small: the first that can be told in few moves."""
     seed = tries = 0
@@ -66,7 +77,7 @@ def _caught() -> tuple[Failure, Failure]:
         seed = failure.schedule.seed + 1
 
 
-@pytest.mark.parametrize("bug", BUGS + TROUBLES + CROWDS + RELATIONS + LAPSES + SWAPS, ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize("bug", _planted(), ids=lambda bug: bug.__name__)
 def test_a_seeded_bug_is_caught_and_shrunk(bug: Callable[[], AbstractContextManager[None]]) -> None:
     with bug():
         failure, smallest = _caught()
